@@ -1,0 +1,148 @@
+"""The front door of every role: the order of work on a datagram, cheapest first.
+
+Header, then the proof that came with it, then the source's budget, then CBOR. Only what is let in
+here costs a signature check. Each stage names what it drops, nothing is answered but with a
+CHALLENGE, and that is smaller than its question. Spec: R-7.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from . import constants as c
+from .address import IP, Address
+from .codec import DecodeError, Header
+from .effects import Dropped, Effect, SendDatagram
+from .errors import DropReason
+from .events import DatagramReceived, MessageReceived
+from .messages import Challenge, Hop, Open, decode_message, encode
+from .route import TokenBox
+
+PREFIXES_MAX = 65_536
+"""Networks whose budget is remembered; the one that was quiet longest is forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one /24 or /64 may send, a second; a burst of as much again in one go. Spec: R-7.4."""
+
+    datagrams_per_s: float = 20_000.0
+    """A core decodes about 40,000; half of them for one network."""
+    opens_per_s: float = 4_000.0
+    """OPENs without proof: a core checks about 10,000 signatures; beyond this, CHALLENGE."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    datagrams: float
+    opens: float
+    at: float
+
+
+class FrontDoor:
+    """Lets datagrams in, or says why not."""
+
+    def __init__(self, box: TokenBox, budget: Budget) -> None:
+        self._box = box
+        self._budget = budget
+        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+
+    def admit(self, event: DatagramReceived, now: float) -> MessageReceived | Effect:
+        """The decoded message, or the effect that is all this datagram gets. Spec: R-7.1."""
+        source = event.source
+        try:
+            header, start = Header.decode(event.data)
+        except DecodeError:
+            return Dropped(DropReason.HEADER, source)
+        proved = bool(header.proofs) and self._box.check_cookie(
+            header.cid, source, header.proofs, now
+        )
+        bucket = self._refilled(source.ip, now)
+        if bucket.datagrams < 1:
+            return Dropped(DropReason.BUDGET, source)
+        bucket.datagrams -= 1
+        if header.type == Open.TYPE and not proved:
+            if len(event.data) < c.OPEN_BYTES_MIN:
+                return Dropped(DropReason.SHORT, source)
+            if bucket.opens < 1:
+                return self.challenge(header, source, now)
+            bucket.opens -= 1
+        try:
+            message = decode_message(header, event.data[start:])
+        except DecodeError:
+            return Dropped(DropReason.MALFORMED, source)
+        return MessageReceived(
+            header,
+            message,
+            source,
+            event.destination,
+            event.transit,
+            event.side,
+            len(event.data),
+            proved,
+        )
+
+    def challenge(
+        self, header: Header, source: Address, now: float, hops: tuple[Hop, ...] = ()
+    ) -> SendDatagram:
+        """Ask a source to show that it receives there; costs no state. Spec: R-5.5."""
+        proof = self._box.create_cookie(header.cid, source, now)
+        answer = Header(Challenge.TYPE, header.seq, header.cid)
+        return SendDatagram(encode(answer, Challenge(proof, hops)), source)
+
+    def _refilled(self, ip: IP, now: float) -> _Bucket:
+        prefix = prefix_of(ip)
+        most = self._budget
+        bucket = self._buckets.get(prefix)
+        if bucket is None:
+            if len(self._buckets) >= PREFIXES_MAX:
+                self._buckets.popitem(last=False)
+            bucket = self._buckets[prefix] = _Bucket(most.datagrams_per_s, most.opens_per_s, now)
+            return bucket
+        self._buckets.move_to_end(prefix)
+        passed = max(0.0, now - bucket.at)
+        bucket.at = now
+        bucket.datagrams = min(
+            most.datagrams_per_s, bucket.datagrams + passed * most.datagrams_per_s
+        )
+        bucket.opens = min(most.opens_per_s, bucket.opens + passed * most.opens_per_s)
+        return bucket
+
+
+def prefix_of(ip: IP) -> bytes:
+    """The network that a budget or quota is for: /24 or /64. Spec: R-7.4."""
+    return ip.packed[:3] if isinstance(ip, IPv4Address) else ip.packed[:8]
+
+
+class Quota:
+    """How many entries of a table one network may hold, and all networks together. Spec: R-7.4."""
+
+    def __init__(self, most: int, most_per_prefix: int) -> None:
+        self._most = most
+        self._most_per_prefix = most_per_prefix
+        self._total = 0
+        self._by_prefix: dict[bytes, int] = {}
+
+    def take(self, ip: IP) -> bool:
+        """Count one more for the network of `ip`; False, and nothing counted, when it is full."""
+        prefix = prefix_of(ip)
+        held = self._by_prefix.get(prefix, 0)
+        if self._total >= self._most or held >= self._most_per_prefix:
+            return False
+        self._total += 1
+        self._by_prefix[prefix] = held + 1
+        return True
+
+    def release(self, ip: IP) -> None:
+        """Count one less."""
+        prefix = prefix_of(ip)
+        held = self._by_prefix.get(prefix, 0)
+        if held == 0:
+            return
+        self._total -= 1
+        if held == 1:
+            del self._by_prefix[prefix]
+        else:
+            self._by_prefix[prefix] = held - 1

@@ -1,0 +1,310 @@
+"""What both ends of a connection obey: its states, its rules, its end.
+
+An initiator and a responder differ in how a connection comes up. Once it is up they are alike:
+each holds the agreed 5-tuples, a key that only the two know, and the hops to tell when it is
+over. That is written once, here. Spec: R-5.4, R-5.9, R-6.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar, assert_never
+
+from . import constants as c
+from .address import Address, Flow
+from .codec import Header, encode_body
+from .crypto import BadSignature, SigningKey, agree, check_mac, derive, digest, mac
+from .effects import ChangeRules, Dropped, Effect, ForgetConnection, ReportClosed, SendDatagram
+from .errors import DropReason, IllegalMove
+from .events import (
+    CloseRequested,
+    DataAnswered,
+    MessageReceived,
+    OpenRequested,
+    RulesFailed,
+    TimePassed,
+)
+from .identity import PeerIdentity
+from .messages import Accept, Challenge, Close, Confirm, Hop, Open, Redirect, Reject, Stop, encode
+from .rule import Action, Cid, Rule
+from .timers import Timer, Timers
+
+ConnectionEvent = (
+    MessageReceived | OpenRequested | CloseRequested | DataAnswered | RulesFailed | TimePassed
+)
+
+
+class State(Enum):
+    """Where a connection is in its life; the value is a line for docs/states.md."""
+
+    IDLE = "made, nothing said"
+    OPENING = "OPEN sent, no answer yet"
+    ANSWERING = "asked, with data; waiting a moment for the application's answer"
+    OFFERED = "ACCEPT sent, not confirmed yet"
+    CONNECTED = "both ends agree; data flows"
+    CLOSING = "CLOSE sent, no echo yet"
+    ENDED = "over; remembered for a while"
+
+
+@dataclass(slots=True)
+class HostContext:
+    """What all connections of a host share. `epoch_s`: unix time at `now` = 0."""
+
+    key: SigningKey
+    entropy: Callable[[int], bytes]
+    name: str = ""
+    certificate: bytes = b""
+    lifetime_s: float = c.LIFETIME_S
+    epoch_s: float = 0.0
+
+    def unix_s(self, now: float) -> float:
+        """Wall-clock time, unix seconds."""
+        return self.epoch_s + now
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a connection is about. `wire`: our packets outside; `local`: as our socket sees them."""
+
+    cid: Cid
+    peer: PeerIdentity
+    service: str
+    wire: Flow
+    local: Flow
+
+    @property
+    def outbound(self) -> tuple[Rule, ...]:
+        """The rule for packets to the peer; none where nothing is rewritten. Spec: R-6.2."""
+        return self._rule(self.local, self.wire)
+
+    @property
+    def inbound(self) -> tuple[Rule, ...]:
+        """The rule for packets from the peer."""
+        return self._rule(self.wire.reversed(), self.local.reversed())
+
+    def _rule(self, match: Flow, rewrite: Flow) -> tuple[Rule, ...]:
+        if match == rewrite:
+            return ()
+        return (Rule(self.cid, match, Action.REWRITE, rewrite, note=self.service),)
+
+
+def connection_key(secret: bytes, theirs: bytes, hash: bytes, salt: bytes) -> bytes:
+    """The key that only the two ends know, 32 bytes. Raises BadSignature. Spec: R-4.3."""
+    return derive(agree(secret, theirs), digest(hash, salt), b"wayside connection")
+
+
+@dataclass(slots=True)
+class Keys:
+    """The keys of the last two agreed OPENs by seq: while one end has moved on, both hold."""
+
+    by_seq: dict[int, bytes] = field(default_factory=dict[int, bytes])
+
+    def add(self, seq: int, key: bytes) -> None:
+        """Agree on a key for this and later messages."""
+        self.by_seq[seq] = key
+        for old in sorted(self.by_seq)[:-2]:
+            del self.by_seq[old]
+
+    @property
+    def seq(self) -> int:
+        """The seq of the newest; -1 before there is one."""
+        return max(self.by_seq, default=-1)
+
+
+class Connection:
+    """One end of one connection. Subclasses say how it comes up."""
+
+    TRANSITIONS: ClassVar[dict[State, frozenset[State]]]
+    tries: int = 0
+
+    def __init__(self, host: HostContext, agreement: Agreement) -> None:
+        self.host = host
+        self.agreement = agreement
+        self.state = State.IDLE
+        self.timers = Timers()
+        self.keys = Keys()
+        self.hops: tuple[Hop, ...] = ()
+        self.towards: Address = agreement.wire.destination
+        self.lifetime_s = host.lifetime_s
+
+    def handle(self, event: ConnectionEvent, now: float) -> list[Effect]:
+        """Take what happened; return what is to be done. The only mutator."""
+        match event:
+            case MessageReceived():
+                return self._on_message_received(event, now)
+            case OpenRequested():
+                return self._on_open_requested(event, now)
+            case CloseRequested():
+                return self._on_close_requested(event, now)
+            case DataAnswered():
+                return self._on_data_answered(event, now)
+            case RulesFailed():
+                return self._on_rules_failed(event, now)
+            case TimePassed():
+                return [
+                    effect
+                    for timer in self.timers.take_due(now)
+                    for effect in self._on_timer(timer, now)
+                ]
+            case _:
+                assert_never(event)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `TimePassed` is due, monotonic seconds."""
+        return self.timers.deadline
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether nothing is left to remember."""
+        return self.state is State.ENDED and self.timers.deadline is None
+
+    def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
+        match event.message:
+            case Open():
+                return self._on_open(event, event.message, now)
+            case Accept():
+                return self._on_accept(event, event.message, now)
+            case Confirm():
+                return self._on_confirm(event, event.message, now)
+            case Challenge():
+                return self._on_challenge(event, event.message, now)
+            case Reject():
+                return self._on_reject(event, event.message, now)
+            case Redirect():
+                return self._on_redirect(event, event.message, now)
+            case Close():
+                return self._on_close(event, event.message, now)
+            case Stop():
+                return self._drop(event, DropReason.UNEXPECTED)
+            case _:
+                assert_never(event.message)
+
+    def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
+        raise IllegalMove("only an idle initiator opens")
+
+    def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
+        return []
+
+    def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_confirm(self, event: MessageReceived, message: Confirm, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_redirect(self, event: MessageReceived, message: Redirect, now: float) -> list[Effect]:
+        return self._drop(event, DropReason.UNEXPECTED)
+
+    def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
+        match timer:
+            case Timer.RETRANSMIT if self.state is State.CLOSING:
+                return self._say_close("", now)
+            case Timer.EXPIRE:
+                return self._end("the lifetime is over", now)
+            case Timer.GIVE_UP if self.state is State.CLOSING:
+                return self._end("", now, report=False)
+            case _:
+                return []
+
+    def _on_close_requested(self, event: CloseRequested, now: float) -> list[Effect]:
+        """Tell the route and the other end; our own rules go at once. Spec: R-5.9."""
+        if self.state in (State.CLOSING, State.ENDED):
+            return []
+        if self.keys.seq < 0 or self.state is not State.CONNECTED:
+            return self._end(event.reason or "closed before it was open", now)
+        self._enter(State.CLOSING)
+        self.timers.stop()
+        self.timers.start(Timer.GIVE_UP, now + c.RETRANSMIT_FIRST_S * 2**c.CLOSE_TRIES)
+        return [
+            ChangeRules(self.agreement.cid, remove=self._rules),
+            ForgetConnection(self.agreement.cid),
+            self._report_closed(event.reason or "closed here"),
+            *self._say_close(event.reason, now),
+        ]
+
+    def _say_close(self, reason: str, now: float) -> list[Effect]:
+        if self.tries >= c.CLOSE_TRIES:
+            return []
+        self.tries += 1
+        self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2 ** (self.tries - 1))
+        return [self._close_datagram(reason)]
+
+    def _close_datagram(self, reason: str) -> SendDatagram:
+        seq = self.keys.seq
+        header = Header(Close.TYPE, seq, self.agreement.cid)
+        covered = mac(self.keys.by_seq[seq], header.signing, reason.encode())
+        return SendDatagram(encode(header, Close(covered, reason, self.hops)), self.towards)
+
+    def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
+        """The other end is done: echo it, so that it and the hops know that we know. R-5.9."""
+        key = self.keys.by_seq.get(event.header.seq)
+        if key is None:
+            return self._drop(event, DropReason.STALE)
+        try:
+            check_mac(key, message.mac, event.header.signing, message.reason.encode())
+        except BadSignature:
+            return self._drop(event, DropReason.SIGNATURE)
+        if self.state is State.CLOSING:
+            return self._end("", now, report=False)
+        echo: list[Effect] = []
+        if self.tries < c.CLOSE_TRIES:
+            self.tries += 1
+            echo.append(self._close_datagram(message.reason))
+        if self.state is State.ENDED:
+            return echo
+        return self._end(message.reason or "closed by the other end", now) + echo
+
+    def _on_rules_failed(self, event: RulesFailed, now: float) -> list[Effect]:
+        return self._end(f"the kernel refused the rules: {event.why}", now)
+
+    def _end(self, reason: str, now: float, report: bool = True) -> list[Effect]:
+        """Take the rules away and remember for a while that this is over. Spec: R-5.9.4."""
+        if self.state is State.ENDED:
+            return []
+        self._enter(State.ENDED)
+        self.timers.stop()
+        self.timers.start(Timer.LINGER, now + c.LINGER_S)
+        if not report:
+            return []
+        return [
+            ChangeRules(self.agreement.cid, remove=self._rules),
+            ForgetConnection(self.agreement.cid),
+            self._report_closed(reason),
+        ]
+
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        return self.agreement.outbound + self.agreement.inbound
+
+    def _report_closed(self, reason: str) -> ReportClosed:
+        about = self.agreement
+        return ReportClosed(about.cid, str(about.peer), about.service, reason)
+
+    def _enter(self, new: State) -> None:
+        if new not in self.TRANSITIONS[self.state]:
+            raise IllegalMove(f"{type(self).__name__}: {self.state.name} to {new.name}")
+        self.state = new
+
+    def _drop(self, event: MessageReceived, reason: DropReason) -> list[Effect]:
+        return [Dropped(reason, event.source)]
+
+
+def accept_seen(message: Accept) -> bytes:
+    """What a CONFIRM says was seen: the ACCEPT's terms and what hops added to it. Spec: R-5.3."""
+    return digest(message.signed, *(address.pack() for address in message.returned))
+
+
+def hops_size(hops: tuple[Hop, ...]) -> int:
+    """Bytes that the hop records take in a message."""
+    return sum(len(encode_body(hop)) + 3 for hop in hops)

@@ -1,0 +1,74 @@
+"""Every number of the protocol, with its unit and the reason why it is this number."""
+
+# --- Specification: both sides must agree (docs/spec.md) ------------------------------------
+
+MAGIC = b"CSP"
+"""The first three bytes of every datagram, so that a kernel can class it without parsing."""
+
+VERSION = 1
+"""Fourth byte."""
+
+SIGNALING_PORT = 4747
+"""UDP port; gates intercept datagrams to it."""
+
+HEADER_BYTES = 32
+"""Magic 3, version 1, type 1, flags 1, proofs 1, zero 1, seq 8, cid 16."""
+
+FLAG_PROOF = 0x01
+"""At least one 32-byte proof follows the header; at a fixed offset, so that nftables sees it."""
+
+PROOF_BYTES = 32
+"""Issuer tag 8, then 24 bytes that only the issuer understands."""
+
+PROOFS_MAX = 4
+"""As many boxes as may challenge one OPEN."""
+
+DATAGRAM_BYTES_MAX = 1232
+"""IPv6's minimum MTU of 1,280 bytes less 40 of IPv6 header and 8 of UDP: never fragmented."""
+
+OPEN_BYTES_MIN = 1200
+"""An OPEN is padded to this, so that no answer to it is larger than it (as QUIC, RFC 9000 14.1)."""
+
+HOPS_MAX = 8
+"""Boxes that take part on one route; the room in an OPEN ends it sooner in practice."""
+
+ALTERNATIVES_MAX = 7
+"""Other addresses that an end offers: with the first, 8 paths."""
+
+SERVICE_BYTES_MAX = 32
+NAME_BYTES_MAX = 64
+REASON_BYTES_MAX = 160
+TOKEN_BYTES_MAX = 200
+DATA_BYTES_MAX = 512
+"""The first datagram, riding on OPEN or ACCEPT; what does not fit goes after ACCEPT as usual."""
+
+CBOR_DEPTH_MAX = 4
+
+OPEN_TIME_WINDOW_S = 60.0
+"""How far an OPEN's time may be from ours without a proof: clocks of hosts without NTP drift less."""
+
+PENDING_S = 5.0
+"""Life of a rule between ACCEPT and CONFIRM: two lost CONFIRMs at the retransmission below."""
+
+LIFETIME_S = 120.0
+"""What an end asks for; long enough that refreshing costs nothing, short enough to clean up."""
+
+LIFETIME_MIN_S = 1.0
+LIFETIME_MAX_S = 3600.0
+
+# --- Implementation: free to differ ----------------------------------------------------------
+
+RETRANSMIT_FIRST_S = 0.25
+"""First repetition of an OPEN, ACCEPT or CLOSE; doubles. TCP's first is 1 s, QUIC's 0.33 s at 3 RTT."""
+
+OPEN_TIMEOUT_S = 5.0
+"""An application waits so long for connect() before it would rather know."""
+
+CLOSE_TRIES = 3
+"""A CLOSE that nobody echoes is given up: rules expire by themselves."""
+
+LINGER_S = 5.0
+"""A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""
+
+CHALLENGES_MAX = 4
+"""Challenges an initiator answers for one OPEN; more is somebody playing."""

@@ -1,0 +1,113 @@
+"""What is to be done: the only outputs of the machines, in the imperative.
+
+A driver performs the effects of one event in their order. The datagrams in `ChangeRules.then`
+leave only when the kernel has taken the rules, so that nobody is told of a pinhole before it is
+there; when the kernel refuses, the driver says so with `RulesFailed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .address import Address, Flow
+from .errors import DropReason
+from .rule import Cid, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """Send this signaling datagram."""
+
+    data: bytes
+    destination: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRules:
+    """In one transaction: remove these rules, put those; then send."""
+
+    cid: Cid
+    put: tuple[Rule, ...] = ()
+    remove: tuple[Rule, ...] = ()
+    then: tuple[SendDatagram, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverData:
+    """Give the application a datagram that came with a message; `flow`: as its socket sees it."""
+
+    cid: Cid
+    flow: Flow
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SaveConnection:
+    """Keep this where a restarted agent finds it; `saved` is for `restore` alone."""
+
+    cid: Cid
+    saved: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetConnection:
+    """Nothing of this connection needs to be kept."""
+
+    cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOpened:
+    """The connection is up, or up again; `wire` and `local` as in OpenRequested."""
+
+    cid: Cid
+    peer: str
+    service: str
+    wire: Flow
+    local: Flow
+    lifetime_s: float
+    refreshed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRefused:
+    """Somebody said no, or nobody said anything (`code` 0). `by`: a name or a raw key."""
+
+    cid: Cid
+    peer: str
+    service: str
+    code: int
+    reason: str
+    by: str
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportClosed:
+    """The connection has ended."""
+
+    cid: Cid
+    peer: str
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A datagram was dropped without an answer and without a trace in our state."""
+
+    reason: DropReason
+    source: Address
+
+
+Effect = (
+    SendDatagram
+    | ChangeRules
+    | DeliverData
+    | SaveConnection
+    | ForgetConnection
+    | ReportOpened
+    | ReportRefused
+    | ReportClosed
+    | Dropped
+)

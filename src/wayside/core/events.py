@@ -1,0 +1,109 @@
+"""What happened: the only inputs of the machines, in the past tense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .address import Address, Flow
+from .codec import Header
+from .identity import PeerIdentity
+from .messages import Message
+from .rule import Cid
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """A signaling datagram came in.
+
+    `destination` is where the sender addressed it: our own address, or, at a gate that
+    intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from.
+    """
+
+    data: bytes
+    source: Address
+    destination: Address
+    transit: bool = False
+    side: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A datagram that the front door let in: decoded, but no signature checked yet.
+
+    `proved`: its source has shown that it receives there. `size`: bytes of the datagram.
+    """
+
+    header: Header
+    message: Message
+    source: Address
+    destination: Address
+    transit: bool
+    side: str
+    size: int
+    proved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequested:
+    """An application here wants a connection.
+
+    `wire`: what its packets are to look like on the wire; `local`: what the application's socket
+    sees (the same where nothing is rewritten); `signaling`: where the peer is asked; `data`: the
+    first datagram, to ride on OPEN.
+    """
+
+    cid: Cid
+    peer: PeerIdentity
+    service: str
+    wire: Flow
+    local: Flow
+    signaling: Address
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRequested:
+    """The application is done with a connection, or a person wants it ended."""
+
+    cid: Cid
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataAnswered:
+    """The application answered a piggybacked datagram before ACCEPT left."""
+
+    cid: Cid
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RulesFailed:
+    """The kernel did not take the rules of a connection."""
+
+    cid: Cid
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The machine's deadline was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """The wall clock was read (at start, and whenever it jumps): unix time at `now` = 0."""
+
+    epoch_s: float
+
+
+Event = (
+    DatagramReceived
+    | MessageReceived
+    | OpenRequested
+    | CloseRequested
+    | DataAnswered
+    | RulesFailed
+    | TimePassed
+    | ClockSet
+)

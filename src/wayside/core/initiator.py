@@ -1,0 +1,310 @@
+"""The end that asks.
+
+It signs an OPEN, repeats it until somebody answers, answers challenges, and believes an ACCEPT
+only when the responder's key signed it over exactly the OPEN that was sent and exactly the hops
+that came back with it. From then on it asks again, with a higher seq, at a third of the lifetime.
+Spec: R-5.1 to R-5.3, R-5.5, R-5.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from . import constants as c
+from .address import Flow
+from .codec import DecodeError, Header, decode_body, encode_body
+from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
+from .crypto import (
+    ZERO_NONCE,
+    BadSignature,
+    agree,
+    derive,
+    ephemeral_public,
+    mac,
+    seal,
+    static_x25519,
+    unseal,
+    verify,
+)
+from .effects import (
+    ChangeRules,
+    DeliverData,
+    Effect,
+    ReportOpened,
+    ReportRefused,
+    SendDatagram,
+)
+from .errors import DropReason
+from .events import MessageReceived, OpenRequested
+from .identity import key_text
+from .messages import (
+    Accept,
+    AcceptTerms,
+    Challenge,
+    Code,
+    Confirm,
+    Open,
+    OpenTerms,
+    Redirect,
+    RedirectTerms,
+    Reject,
+    encode,
+    padded,
+)
+from .opening import SIGNATURE_CONTEXT, open_hash, read_refusal
+from .route import ISSUER_BYTES, hops_hash
+from .saved import save
+from .timers import Timer
+
+ROOM_FOR_HOPS_BYTES = 320
+"""Left free in an OPEN that carries data: two hops' records."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One OPEN in flight, kept after its ACCEPT to answer repetitions of that."""
+
+    seq: int
+    message: Open
+    secret: bytes
+    hash: bytes
+    started: float
+    tries: int = 0
+    challenges: int = 0
+    proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    accepted: bool = False
+
+
+class Initiator(Connection):
+    """Opens one connection and keeps it."""
+
+    TRANSITIONS: ClassVar = {
+        State.IDLE: frozenset({State.OPENING}),
+        State.OPENING: frozenset({State.CONNECTED, State.ENDED}),
+        State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
+        State.CLOSING: frozenset({State.ENDED}),
+        State.ENDED: frozenset(),
+    }
+
+    def __init__(self, host: HostContext, agreement: Agreement) -> None:
+        super().__init__(host, agreement)
+        self.attempt: Attempt | None = None
+
+    def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
+        self._enter(State.OPENING)
+        self.towards = event.signaling
+        self.timers.start(Timer.GIVE_UP, now + c.OPEN_TIMEOUT_S)
+        return self._ask(0, event.data, now)
+
+    def _ask(self, seq: int, data: bytes, now: float) -> list[Effect]:
+        """Send a new OPEN. Spec: R-5.1."""
+        about = self.agreement
+        header = Header(Open.TYPE, seq, about.cid)
+        secret = self.host.entropy(32)
+        terms = OpenTerms(
+            from_key=self.host.key.public,
+            to_key=about.peer.key,
+            service=about.service,
+            transport=about.wire.transport,
+            source=about.wire.source,
+            destination=about.wire.destination,
+            ephemeral=ephemeral_public(secret),
+            time_s=int(self.host.unix_s(now)),
+            lifetime_s=int(self.host.lifetime_s),
+            from_certificate=self.host.certificate,
+            to_certificate=about.peer.certificate,
+        )
+        signed = encode_body(terms)
+        room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
+        if data and len(data) <= min(room, c.DATA_BYTES_MAX):
+            sealed = self._seal(secret, header, data)
+            signed = encode_body(replace(terms, sealed=sealed))
+        signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+        key = self.keys.by_seq.get(self.keys.seq)
+        proof = mac(key, header.signing, signed) if key else b""
+        message = Open(signed, signature, mac=proof)
+        self.attempt = Attempt(seq, message, secret, open_hash(header, signed), now)
+        return self._repeat(now)
+
+    def _seal(self, secret: bytes, header: Header, data: bytes) -> bytes:
+        shared = agree(secret, static_x25519(self.agreement.peer.key))
+        return seal(
+            derive(shared, header.cid, b"wayside open"), ZERO_NONCE, data, header.signing
+        )
+
+    def _repeat(self, now: float) -> list[Effect]:
+        attempt = self.attempt
+        if attempt is None or attempt.accepted:
+            return []
+        self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
+        attempt.tries += 1
+        return [self._open_datagram(attempt)]
+
+    def _open_datagram(self, attempt: Attempt) -> SendDatagram:
+        proofs = tuple(attempt.proofs.values())
+        header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
+        return SendDatagram(padded(header, attempt.message), self.towards)
+
+    def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
+        match timer:
+            case Timer.RETRANSMIT if self.state in (State.OPENING, State.CONNECTED):
+                return self._repeat(now)
+            case Timer.GIVE_UP if self.state is State.OPENING:
+                return self._refused(0, "nobody answered", "", "", now)
+            case Timer.GIVE_UP if self.state is State.CONNECTED:
+                self.timers.stop(Timer.RETRANSMIT)
+                self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
+                return []
+            case Timer.REFRESH:
+                return self.refresh(now)
+            case _:
+                return super()._on_timer(timer, now)
+
+    def refresh(self, now: float) -> list[Effect]:
+        """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
+        self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
+        return self._ask(self.keys.seq + 2, b"", now)
+
+    def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
+        """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""
+        attempt = self.attempt
+        if attempt is None or event.header.seq != attempt.seq:
+            return self._drop(event, DropReason.STALE)
+        if self.state not in (State.OPENING, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
+        try:
+            terms = self._believed(event.header, message, attempt)
+            key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
+            wire = self._agreed_wire(terms)
+        except DecodeError:
+            return self._drop(event, DropReason.MALFORMED)
+        except BadSignature:
+            return self._drop(event, DropReason.SIGNATURE)
+        except ValueError:
+            return self._drop(event, DropReason.ADDRESS)
+        self.hops = message.hops
+        self.keys.add(attempt.seq, key)
+        confirm = self._confirm(event.header, message, key)
+        if attempt.accepted:
+            return [confirm]
+        attempt.accepted = True
+        return self._connected(wire, terms, confirm, now)
+
+    def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
+        terms = decode_body(AcceptTerms, message.signed)
+        peer = self.agreement.peer.key
+        verify(peer, message.signature, SIGNATURE_CONTEXT, header.signing + message.signed)
+        if terms.from_key != peer or terms.open_hash != attempt.hash:
+            raise BadSignature("an answer to something else")
+        if terms.hops_hash != hops_hash(message.hops):
+            raise BadSignature("the responder saw other hops")
+        return terms
+
+    def _agreed_wire(self, terms: AcceptTerms) -> Flow:
+        wire = self.agreement.wire
+        if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
+            raise ValueError("the responder speaks of other addresses")
+        return Flow(wire.transport, wire.source, terms.destination)
+
+    def _confirm(self, header: Header, message: Accept, key: bytes) -> SendDatagram:
+        seen = accept_seen(message)
+        confirm = Header(Confirm.TYPE, header.seq, header.cid)
+        proof = mac(key, confirm.signing, seen)
+        return SendDatagram(encode(confirm, Confirm(seen, proof, message.hops)), self.towards)
+
+    def _connected(
+        self, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
+    ) -> list[Effect]:
+        first = self.state is State.OPENING
+        old = self._rules
+        local = wire if self.agreement.local == self.agreement.wire else self.agreement.local
+        self.agreement = about = replace(self.agreement, wire=wire, local=local)
+        granted = [terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
+        if first:
+            self._enter(State.CONNECTED)
+        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
+        self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
+        self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
+        effects: list[Effect] = []
+        if first:
+            stale = tuple(rule for rule in old if rule not in self._rules)
+            effects.append(ChangeRules(about.cid, self._rules, stale, (confirm,)))
+        else:
+            effects.append(confirm)
+        effects.append(save(self, asked=True))
+        peer = str(about.peer)
+        effects.append(
+            ReportOpened(
+                about.cid, peer, about.service, wire, local, self.lifetime_s, refreshed=not first
+            )
+        )
+        return effects + self._answer_data(terms)
+
+    def _answer_data(self, terms: AcceptTerms) -> list[Effect]:
+        """The application's answer to a piggybacked datagram, if ACCEPT brought one. R-5.2.5."""
+        if not terms.sealed:
+            return []
+        key = derive(self.keys.by_seq[self.keys.seq], b"", b"wayside accept")
+        try:
+            data = unseal(key, ZERO_NONCE, terms.sealed, self.agreement.cid)
+        except BadSignature:
+            return []
+        return [DeliverData(self.agreement.cid, self.agreement.local.reversed(), data)]
+
+    def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
+        attempt = self.attempt
+        if attempt is None or attempt.accepted or event.header.seq != attempt.seq:
+            return self._drop(event, DropReason.STALE)
+        issuer = message.proof[:ISSUER_BYTES]
+        if attempt.challenges >= c.CHALLENGES_MAX or attempt.proofs.get(issuer) == message.proof:
+            return self._drop(event, DropReason.UNEXPECTED)
+        attempt.challenges += 1
+        attempt.proofs[issuer] = message.proof
+        return [self._open_datagram(attempt)]
+
+    def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
+        """On the path of an OPEN anybody may say no; later only who is known. Spec: R-5.6."""
+        attempt = self.attempt
+        if attempt is None or event.header.seq != attempt.seq:
+            return self._drop(event, DropReason.STALE)
+        terms = read_refusal(event, message)
+        if isinstance(terms, DropReason):
+            return self._drop(event, terms)
+        if terms.open_hash != attempt.hash:
+            return self._drop(event, DropReason.STALE)
+        known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
+        if self.state is State.CONNECTED and (attempt.accepted or terms.from_key not in known):
+            return self._drop(event, DropReason.UNEXPECTED)
+        if self.state not in (State.OPENING, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
+        by = f"{terms.by} ({key_text(terms.from_key)})" if terms.by else key_text(terms.from_key)
+        return self._refused(terms.code, terms.reason, by, terms.rule, now)
+
+    def _on_redirect(self, event: MessageReceived, message: Redirect, now: float) -> list[Effect]:
+        """We cannot go another way yet: say so at once, rather than let it look like silence."""
+        attempt = self.attempt
+        if attempt is None or event.header.seq != attempt.seq or self.state is not State.OPENING:
+            return self._drop(event, DropReason.STALE)
+        try:
+            terms = decode_body(RedirectTerms, message.signed)
+            signed = event.header.signing + message.signed
+            verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
+        except DecodeError:
+            return self._drop(event, DropReason.MALFORMED)
+        except BadSignature:
+            return self._drop(event, DropReason.SIGNATURE)
+        if terms.open_hash != attempt.hash:
+            return self._drop(event, DropReason.STALE)
+        reason = f"sent on to {terms.locator.address}, which this version does not follow"
+        return self._refused(Code.NO_ROUTE, reason, key_text(terms.from_key), "", now)
+
+    def _refused(self, code: int, reason: str, by: str, rule: str, now: float) -> list[Effect]:
+        about = self.agreement
+        report = ReportRefused(about.cid, str(about.peer), about.service, code, reason, by, rule)
+        if self.state is State.OPENING:
+            self._end("", now, report=False)
+            self.timers.stop()
+            return [report]
+        return [report, *self._end(f"refused: {reason}", now)]

@@ -1,0 +1,397 @@
+"""The eight messages, and the records that travel inside them.
+
+A message is a frozen value; `decode(encode(m)) == m` for every one. What is signed travels as a
+byte string inside the body and is kept as it was received, so that a signature is never checked
+against something that we encoded ourselves. docs/wayside.cddl describes the same maps; a test
+holds each of the two against the other. Spec: R-3, R-5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+from . import constants as c
+from .address import Address, Transport
+from .codec import (
+    ADDRESS,
+    Body,
+    DecodeError,
+    Field,
+    Header,
+    Kind,
+    blob,
+    decode_body,
+    encode_body,
+    fixed,
+    many,
+    nested,
+    pairs,
+    text,
+    uint,
+)
+
+SECONDS_MAX = 2**40
+KEY = fixed(32)
+SIGNATURE = fixed(64)
+MAC = fixed(16)
+HASH = fixed(32)
+SIGNED = blob(c.DATAGRAM_BYTES_MAX)
+SERVICE = text(c.SERVICE_BYTES_MAX)
+REASON = text(c.REASON_BYTES_MAX)
+TOKEN = blob(c.TOKEN_BYTES_MAX)
+ALTERNATIVES = many(ADDRESS, c.ALTERNATIVES_MAX)
+SEALED = blob(c.DATA_BYTES_MAX + 64)
+
+
+def _transport(value: object) -> Transport:
+    if type(value) is not int:
+        raise DecodeError("not a transport")
+    return Transport(value)
+
+
+TRANSPORT = Kind(_transport, int)
+
+
+class Code(IntEnum):
+    """Why somebody said no, on the wire. Spec: R-5.6."""
+
+    POLICY = 1
+    NO_SERVICE = 2
+    BAD_ADDRESS = 3
+    BAD_IDENTITY = 4
+    BAD_TIME = 5
+    BUSY = 6
+    ROUTE_TOO_LONG = 7
+    NO_ROUTE = 8
+    DISCLOSURE_REQUIRED = 9
+    EXPIRED = 10
+    INTERNAL = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The record of one box: who it is, how long it lets rules live, its sealed state. R-8.1."""
+
+    FIELDS: ClassVar = (
+        Field(1, "key", KEY),
+        Field(2, "role", uint(15)),
+        Field(3, "lifetime_s", uint(SECONDS_MAX)),
+        Field(4, "token", TOKEN),
+        Field(5, "source", ADDRESS, optional=True),
+        Field(6, "destination", ADDRESS, optional=True),
+    )
+    key: bytes
+    role: int
+    lifetime_s: int
+    token: bytes
+    source: Address | None = None
+    destination: Address | None = None
+
+
+HOPS = many(nested(Hop), c.HOPS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """Where a host can be reached: an address, and the tokens of the boxes in front of it. R-8.6."""
+
+    FIELDS: ClassVar = (
+        Field(1, "address", ADDRESS),
+        Field(2, "tokens", many(TOKEN, c.HOPS_MAX), optional=True),
+    )
+    address: Address
+    tokens: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTerms:
+    """What an end asks for, and signs. Spec: R-5.1."""
+
+    FIELDS: ClassVar = (
+        Field(1, "from_key", KEY),
+        Field(2, "to_key", KEY),
+        Field(3, "service", SERVICE),
+        Field(4, "transport", TRANSPORT),
+        Field(5, "source", ADDRESS),
+        Field(6, "destination", ADDRESS),
+        Field(7, "ephemeral", KEY),
+        Field(8, "time_s", uint(SECONDS_MAX)),
+        Field(9, "lifetime_s", uint(SECONDS_MAX)),
+        Field(10, "from_certificate", blob(256), optional=True),
+        Field(11, "to_certificate", blob(256), optional=True),
+        Field(12, "alternatives", ALTERNATIVES, optional=True),
+        Field(13, "intent", pairs(8), optional=True),
+        Field(14, "sealed", SEALED, optional=True),
+        Field(15, "approval", TOKEN, optional=True),
+    )
+    from_key: bytes
+    to_key: bytes
+    service: str
+    transport: Transport
+    source: Address
+    destination: Address
+    ephemeral: bytes
+    time_s: int
+    lifetime_s: int
+    from_certificate: bytes = b""
+    to_certificate: bytes = b""
+    alternatives: tuple[Address, ...] = ()
+    intent: tuple[tuple[str, str], ...] = ()
+    sealed: bytes = b""
+    approval: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptTerms:
+    """What the other end agrees to, and signs. Spec: R-5.2."""
+
+    FIELDS: ClassVar = (
+        Field(1, "from_key", KEY),
+        Field(2, "open_hash", HASH),
+        Field(3, "hops_hash", HASH),
+        Field(4, "source", ADDRESS),
+        Field(5, "destination", ADDRESS),
+        Field(6, "ephemeral", KEY),
+        Field(7, "lifetime_s", uint(SECONDS_MAX)),
+        Field(8, "alternatives", ALTERNATIVES, optional=True),
+        Field(9, "sealed", SEALED, optional=True),
+    )
+    from_key: bytes
+    open_hash: bytes
+    hops_hash: bytes
+    source: Address
+    destination: Address
+    ephemeral: bytes
+    lifetime_s: int
+    alternatives: tuple[Address, ...] = ()
+    sealed: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectTerms:
+    """Who says no to what, and why. Spec: R-5.6."""
+
+    FIELDS: ClassVar = (
+        Field(1, "from_key", KEY),
+        Field(2, "open_hash", HASH),
+        Field(3, "code", uint(255)),
+        Field(4, "reason", REASON),
+        Field(5, "rule", SERVICE, optional=True),
+        Field(6, "by", text(c.NAME_BYTES_MAX), optional=True),
+    )
+    from_key: bytes
+    open_hash: bytes
+    code: int
+    reason: str
+    rule: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectTerms:
+    """Where to go instead, and the approval to show there. Spec: R-5.7."""
+
+    FIELDS: ClassVar = (
+        Field(1, "from_key", KEY),
+        Field(2, "open_hash", HASH),
+        Field(3, "locator", nested(Locator)),
+        Field(4, "approval", TOKEN),
+        Field(5, "until_s", uint(SECONDS_MAX)),
+    )
+    from_key: bytes
+    open_hash: bytes
+    locator: Locator
+    approval: bytes
+    until_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopTerms:
+    """The flow that its receiver wants stopped, and for how long. Spec: R-5.8."""
+
+    FIELDS: ClassVar = (
+        Field(1, "from_key", KEY),
+        Field(2, "transport", TRANSPORT),
+        Field(3, "source", ADDRESS),
+        Field(4, "destination", ADDRESS),
+        Field(5, "lifetime_s", uint(SECONDS_MAX)),
+        Field(6, "time_s", uint(SECONDS_MAX)),
+    )
+    from_key: bytes
+    transport: Transport
+    source: Address
+    destination: Address
+    lifetime_s: int
+    time_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """I want this connection; with a higher seq: refresh it, I moved, here is another path."""
+
+    TYPE: ClassVar = 1
+    FIELDS: ClassVar = (
+        Field(1, "signed", SIGNED),
+        Field(2, "signature", SIGNATURE),
+        Field(3, "hops", HOPS, optional=True),
+        Field(4, "mac", MAC, optional=True),
+        Field(5, "pad", blob(c.DATAGRAM_BYTES_MAX), optional=True),
+    )
+    signed: bytes
+    signature: bytes
+    hops: tuple[Hop, ...] = ()
+    mac: bytes = b""
+    pad: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """I agree; back through the same hops."""
+
+    TYPE: ClassVar = 2
+    FIELDS: ClassVar = (
+        Field(1, "signed", SIGNED),
+        Field(2, "signature", SIGNATURE),
+        Field(3, "hops", HOPS, optional=True),
+        Field(4, "returned", many(ADDRESS, c.HOPS_MAX), optional=True),
+    )
+    signed: bytes
+    signature: bytes
+    hops: tuple[Hop, ...] = ()
+    returned: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """I am really here, and this is what I saw."""
+
+    TYPE: ClassVar = 3
+    FIELDS: ClassVar = (
+        Field(1, "seen", HASH),
+        Field(2, "mac", MAC),
+        Field(3, "hops", HOPS, optional=True),
+    )
+    seen: bytes
+    mac: bytes
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Show that you receive at your address: send this proof with your next OPEN."""
+
+    TYPE: ClassVar = 4
+    FIELDS: ClassVar = (
+        Field(1, "proof", fixed(c.PROOF_BYTES)),
+        Field(3, "hops", HOPS, optional=True),
+    )
+    proof: bytes
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """No, because."""
+
+    TYPE: ClassVar = 5
+    FIELDS: ClassVar = (
+        Field(1, "signed", SIGNED),
+        Field(2, "signature", SIGNATURE),
+        Field(3, "hops", HOPS, optional=True),
+    )
+    signed: bytes
+    signature: bytes
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Go there instead."""
+
+    TYPE: ClassVar = 6
+    FIELDS: ClassVar = Reject.FIELDS
+    signed: bytes
+    signature: bytes
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Done; the rules go now."""
+
+    TYPE: ClassVar = 7
+    FIELDS: ClassVar = (
+        Field(1, "mac", MAC),
+        Field(2, "reason", REASON, optional=True),
+        Field(3, "hops", HOPS, optional=True),
+    )
+    mac: bytes
+    reason: str = ""
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Block that, as near to its source as anybody can."""
+
+    TYPE: ClassVar = 8
+    FIELDS: ClassVar = Reject.FIELDS
+    signed: bytes
+    signature: bytes
+    hops: tuple[Hop, ...] = ()
+
+
+Message = Open | Accept | Confirm | Challenge | Reject | Redirect | Close | Stop
+MESSAGES: dict[int, type[Message]] = {
+    kind.TYPE: kind for kind in (Open, Accept, Confirm, Challenge, Reject, Redirect, Close, Stop)
+}
+TERMS: dict[type[Message], type[Body]] = {
+    Open: OpenTerms,
+    Accept: AcceptTerms,
+    Reject: RejectTerms,
+    Redirect: RedirectTerms,
+    Stop: StopTerms,
+}
+"""What the `signed` byte string of a message holds."""
+
+
+def encode(header: Header, message: Message) -> bytes:
+    """A whole datagram. Raises ValueError when it would be too long. Spec: R-2.3."""
+    datagram = header.encode() + encode_body(message)
+    if len(datagram) > c.DATAGRAM_BYTES_MAX:
+        raise ValueError(f"a datagram of {len(datagram)} bytes is too long")
+    return datagram
+
+
+def decode(datagram: bytes) -> tuple[Header, Message]:
+    """Read a whole datagram. Raises DecodeError. Spec: R-2, R-3."""
+    header, start = Header.decode(datagram)
+    return header, decode_message(header, datagram[start:])
+
+
+def decode_message(header: Header, raw: bytes) -> Message:
+    """Read the body that belongs to a header. Raises DecodeError."""
+    kind = MESSAGES.get(header.type)
+    if kind is None:
+        raise DecodeError(f"type {header.type}")
+    return decode_body(kind, raw)
+
+
+def padded(header: Header, message: Open) -> bytes:
+    """A whole OPEN, its pad as long as its smallest size asks for. Spec: R-5.1.4.
+
+    Raises ValueError when it would be too long even without pad.
+    """
+    bare = Open(message.signed, message.signature, message.hops, message.mac)
+    short = c.OPEN_BYTES_MIN - len(encode(header, bare))
+    if short <= 0:
+        return encode(header, bare)
+    # Key and length of the pad take 2 to 4 bytes themselves.
+    for overhead in (4, 3, 2):
+        size = max(short - overhead, 1)
+        made = encode(header, Open(bare.signed, bare.signature, bare.hops, bare.mac, bytes(size)))
+        if len(made) >= c.OPEN_BYTES_MIN:
+            return made
+    raise AssertionError("a pad has at most 4 bytes of overhead")

@@ -1,0 +1,136 @@
+"""What everybody who is asked does first with an OPEN, and how everybody says no.
+
+A gate and a responder look at the same things in the same order: the terms, their time, the
+signature, then who vouches for the names. Spec: R-5.1, R-5.6, R-7.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from . import constants as c
+from .address import Flow, Transport
+from .codec import DecodeError, Header, decode_body, encode_body
+from .crypto import BadSignature, SigningKey, digest, verify
+from .effects import SendDatagram
+from .errors import DropReason
+from .events import MessageReceived
+from .identity import Names
+from .messages import Code, Hop, Open, OpenTerms, Reject, RejectTerms, encode
+
+SIGNATURE_CONTEXT = b"wayside/1 "
+"""Before every signed message, so that no signature of ours means anything elsewhere. R-4.2."""
+
+
+def open_hash(header: Header, signed: bytes) -> bytes:
+    """What names one OPEN: its header and its signed terms, 32 bytes. Spec: R-4.1."""
+    return digest(header.signing, signed)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOpen:
+    """An OPEN whose signature holds."""
+
+    header: Header
+    terms: OpenTerms
+    hash: bytes
+    flow: Flow
+    from_name: str | None
+    to_name: str | None
+
+
+def check_open(
+    event: MessageReceived, message: Open, names: Names, unix_s: float
+) -> CheckedOpen | DropReason:
+    """Check time and signature of an OPEN, and read its names. Spec: R-5.1.
+
+    An OPEN with an unlikely time is as good as any with a proof: clocks may be wrong, and whoever
+    echoes a fresh cookie is no replay.
+    """
+    try:
+        terms = decode_body(OpenTerms, message.signed)
+        flow = Flow(terms.transport, terms.source, terms.destination)
+    except (DecodeError, ValueError):
+        return DropReason.MALFORMED
+    if not is_sound(flow):
+        return DropReason.ADDRESS
+    if abs(terms.time_s - unix_s) > c.OPEN_TIME_WINDOW_S and not event.proved:
+        return DropReason.TIME
+    try:
+        signed = event.header.signing + message.signed
+        verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
+    except BadSignature:
+        return DropReason.SIGNATURE
+    return CheckedOpen(
+        event.header,
+        terms,
+        open_hash(event.header, message.signed),
+        flow,
+        names.name_of(terms.from_key, terms.from_certificate, unix_s),
+        names.name_of(terms.to_key, terms.to_certificate, unix_s),
+    )
+
+
+_BROADCAST = IPv4Address("255.255.255.255")
+
+
+def is_sound(flow: Flow) -> bool:
+    """Whether a rule may ever be made for this flow: unicast ends, a source port. Spec: R-2.6.
+
+    A destination port of 0 leaves the choice to the responder.
+    """
+    if flow.source.ip.is_loopback is not flow.destination.ip.is_loopback:
+        return False
+    for end in (flow.source, flow.destination):
+        ip = end.ip
+        if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST:
+            return False
+    has_ports = flow.transport is not Transport.NONE
+    return (flow.source.port != 0) is has_ports and flow.source != flow.destination
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A no: its code, the reason for a person, and the rule of the policy where there is one."""
+
+    code: Code
+    reason: str
+    rule: str = ""
+
+
+def refuse(
+    key: SigningKey, name: str, event: MessageReceived, hash: bytes, refusal: Refusal
+) -> SendDatagram:
+    """The signed REJECT that answers an OPEN. Spec: R-5.6."""
+    hops: tuple[Hop, ...] = getattr(event.message, "hops", ())
+    header = Header(Reject.TYPE, event.header.seq, event.header.cid)
+    terms = RejectTerms(
+        key.public,
+        hash,
+        refusal.code,
+        _cut(refusal.reason, c.REASON_BYTES_MAX),
+        _cut(refusal.rule, c.SERVICE_BYTES_MAX),
+        _cut(name, c.NAME_BYTES_MAX),
+    )
+    signed = encode_body(terms)
+    signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+    return SendDatagram(encode(header, Reject(signed, signature, hops)), event.source)
+
+
+def read_refusal(event: MessageReceived, message: Reject) -> RejectTerms | DropReason:
+    """The terms of a REJECT whose signature holds. Spec: R-5.6."""
+    try:
+        terms = decode_body(RejectTerms, message.signed)
+        signed = event.header.signing + message.signed
+        verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
+    except DecodeError:
+        return DropReason.MALFORMED
+    except BadSignature:
+        return DropReason.SIGNATURE
+    return terms
+
+
+def _cut(text: str, most: int) -> str:
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain.encode()[:most].decode(errors="ignore")

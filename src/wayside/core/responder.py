@@ -1,0 +1,253 @@
+"""The end that answers.
+
+Its ACCEPT says what it saw: the hash of the OPEN, the hash of the hops. Until CONFIRM comes the
+initiator has not shown that it receives at its address, so packets from it reach the application
+but nothing goes back: the rule for our own packets is made at CONFIRM, and what the application
+says before waits in the agent. A datagram that rode on the OPEN is given to the application at
+once; if it answers within a moment, the answer rides on ACCEPT, which is smaller than the OPEN.
+Spec: R-5.2, R-5.3, R-7.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+from . import constants as c
+from .address import Address
+from .codec import Header, encode_body
+from .connection import Agreement, Connection, HostContext, State, connection_key, hops_size
+from .crypto import (
+    ZERO_NONCE,
+    BadSignature,
+    check_mac,
+    derive,
+    digest,
+    ephemeral_public,
+    seal,
+    unseal,
+)
+from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagram
+from .errors import DropReason
+from .events import DataAnswered, MessageReceived
+from .messages import Accept, AcceptTerms, Confirm, Hop, Open, encode
+from .opening import SIGNATURE_CONTEXT, CheckedOpen
+from .route import hops_hash
+from .saved import save
+from .timers import Timer
+
+ANSWER_WAIT_S = 0.03
+"""An application on this host that answers a datagram does it in a millisecond; be generous."""
+
+SEEN_MAX = 8
+"""ACCEPTs of one OPEN whose CONFIRM we still know: as many as the initiator repeats its OPEN."""
+
+
+@dataclass(slots=True)
+class Offer:
+    """One OPEN that we agreed to, until its CONFIRM (and after it, for repetitions)."""
+
+    seq: int
+    hash: bytes
+    ephemeral: bytes
+    key: bytes
+    towards: Address
+    hops: tuple[Hop, ...]
+    credit: float
+    """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
+    data: bytes = b""
+    seen: list[bytes] = field(default_factory=list[bytes])
+    tries: int = 0
+    confirmed: bool = False
+
+
+class Responder(Connection):
+    """Answers the OPENs of one connection."""
+
+    TRANSITIONS: ClassVar = {
+        State.IDLE: frozenset({State.ANSWERING, State.OFFERED}),
+        State.ANSWERING: frozenset({State.OFFERED, State.ENDED}),
+        State.OFFERED: frozenset({State.CONNECTED, State.ENDED}),
+        State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
+        State.CLOSING: frozenset({State.ENDED}),
+        State.ENDED: frozenset(),
+    }
+
+    def __init__(self, host: HostContext, agreement: Agreement) -> None:
+        super().__init__(host, agreement)
+        self.offer: Offer | None = None
+
+    def answer(self, opened: CheckedOpen, event: MessageReceived, now: float) -> list[Effect]:
+        """Agree to an OPEN that the host has checked and allowed. Spec: R-5.2, R-5.4.
+
+        Returns a `Dropped` for one that does not continue this connection, and changes nothing.
+        """
+        message = event.message
+        assert isinstance(message, Open)
+        offer = self.offer
+        if offer is not None and opened.header.seq == offer.seq:
+            if opened.hash != offer.hash:
+                return self._drop(event, DropReason.STALE)
+            offer.towards, offer.hops = event.source, message.hops
+            offer.credit += event.size
+            return [] if self.state is State.ANSWERING else self._accept(now)
+        if self.state in (State.CLOSING, State.ENDED):
+            return self._drop(event, DropReason.STALE)
+        if self.keys.seq >= 0 and not self._continues(opened, message):
+            return self._drop(event, DropReason.STALE)
+        try:
+            self.offer, data = self._offer(opened, event, message)
+        except BadSignature:
+            return self._drop(event, DropReason.SIGNATURE)
+        if self.state is not State.IDLE:
+            return self._accept(now)
+        if data:
+            self._enter(State.ANSWERING)
+            self.timers.start(Timer.RETRANSMIT, now + ANSWER_WAIT_S)
+            about = self.agreement
+            return [DeliverData(about.cid, about.local.reversed(), data)]
+        self._enter(State.OFFERED)
+        self.timers.start(Timer.GIVE_UP, now + c.PENDING_S)
+        return self._accept(now)
+
+    def _continues(self, opened: CheckedOpen, message: Open) -> bool:
+        """Whether a later OPEN comes from who holds the key of this connection. Spec: R-5.4."""
+        if opened.header.seq <= self.keys.seq or opened.terms.from_key != self.agreement.peer.key:
+            return False
+        try:
+            key = self.keys.by_seq[self.keys.seq]
+            check_mac(key, message.mac, opened.header.signing, message.signed)
+        except BadSignature:
+            return False
+        return True
+
+    def _offer(
+        self, opened: CheckedOpen, event: MessageReceived, message: Open
+    ) -> tuple[Offer, bytes]:
+        secret = self.host.entropy(32)
+        ephemeral = ephemeral_public(secret)
+        terms = opened.terms
+        key = connection_key(secret, terms.ephemeral, opened.hash, ephemeral)
+        data = b""
+        if terms.sealed:
+            shared = self.host.key.agree(terms.ephemeral)
+            sealing = derive(shared, opened.header.cid, b"wayside open")
+            data = unseal(sealing, ZERO_NONCE, terms.sealed, opened.header.signing)
+        offer = Offer(
+            seq=opened.header.seq,
+            hash=opened.hash,
+            ephemeral=ephemeral,
+            key=key,
+            towards=event.source,
+            hops=message.hops,
+            credit=inf if event.proved or self.keys.seq >= 0 else event.size,
+        )
+        return offer, data
+
+    def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
+        """The application's answer rides on ACCEPT if it fits. Spec: R-5.2.5."""
+        offer = self.offer
+        if self.state is not State.ANSWERING or offer is None:
+            return []
+        room = c.OPEN_BYTES_MIN - 420 - hops_size(offer.hops)
+        if len(event.data) <= min(room, c.DATA_BYTES_MAX):
+            offer.data = event.data
+        return self._offered(now)
+
+    def _offered(self, now: float) -> list[Effect]:
+        self._enter(State.OFFERED)
+        self.timers.start(Timer.GIVE_UP, now + c.PENDING_S)
+        return self._accept(now)
+
+    def _accept(self, now: float) -> list[Effect]:
+        """Say ACCEPT, but never more bytes than the OPENs brought. Spec: R-5.2, R-7.5."""
+        offer = self.offer
+        if offer is None:
+            return []
+        if not offer.confirmed:
+            self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**offer.tries)
+        offer.tries += 1
+        datagram = self._accept_datagram(offer)
+        if len(datagram.data) > offer.credit:
+            return []
+        offer.credit -= len(datagram.data)
+        if self.state is State.OFFERED and self.agreement.inbound:
+            return [ChangeRules(self.agreement.cid, self.agreement.inbound, (), (datagram,))]
+        return [datagram]
+
+    def _accept_datagram(self, offer: Offer) -> SendDatagram:
+        about = self.agreement
+        header = Header(Accept.TYPE, offer.seq, about.cid)
+        sealed = b""
+        if offer.data:
+            key = derive(offer.key, b"", b"wayside accept")
+            sealed = seal(key, ZERO_NONCE, offer.data, about.cid)
+        terms = AcceptTerms(
+            from_key=self.host.key.public,
+            open_hash=offer.hash,
+            hops_hash=hops_hash(offer.hops),
+            source=about.wire.destination,
+            destination=about.wire.source,
+            ephemeral=offer.ephemeral,
+            lifetime_s=int(self.host.lifetime_s),
+            sealed=sealed,
+        )
+        signed = encode_body(terms)
+        signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+        offer.seen = [*offer.seen[1 - SEEN_MAX :], digest(signed)]
+        return SendDatagram(encode(header, Accept(signed, signature, offer.hops)), offer.towards)
+
+    def _on_confirm(self, event: MessageReceived, message: Confirm, now: float) -> list[Effect]:
+        """The initiator receives where it says: now we may talk to it. Spec: R-5.3, R-7.5."""
+        offer = self.offer
+        if offer is None or event.header.seq != offer.seq:
+            return self._drop(event, DropReason.STALE)
+        if self.state not in (State.OFFERED, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
+        try:
+            check_mac(offer.key, message.mac, event.header.signing, message.seen)
+        except BadSignature:
+            return self._drop(event, DropReason.SIGNATURE)
+        if message.seen not in offer.seen:
+            return self._drop(event, DropReason.STALE)
+        if offer.confirmed:
+            return []
+        offer.confirmed = True
+        return self._confirmed(offer, now)
+
+    def _confirmed(self, offer: Offer, now: float) -> list[Effect]:
+        first = self.state is State.OFFERED
+        if first:
+            self._enter(State.CONNECTED)
+        self.keys.add(offer.seq, offer.key)
+        self.towards, self.hops = offer.towards, offer.hops
+        granted = [self.host.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
+        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
+        self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
+        about = self.agreement
+        report = ReportOpened(
+            about.cid,
+            str(about.peer),
+            about.service,
+            about.wire,
+            about.local,
+            self.lifetime_s,
+            refreshed=not first,
+        )
+        saved = save(self, asked=False)
+        if not first:
+            return [saved, report]
+        return [ChangeRules(about.cid, about.outbound), saved, report]
+
+    def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
+        match timer:
+            case Timer.RETRANSMIT if self.state is State.ANSWERING:
+                return self._offered(now)
+            case Timer.RETRANSMIT if self.state in (State.OFFERED, State.CONNECTED):
+                return self._accept(now)
+            case Timer.GIVE_UP if self.state is State.OFFERED:
+                return self._end("never confirmed", now)
+            case _:
+                return super()._on_timer(timer, now)

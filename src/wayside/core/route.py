@@ -1,0 +1,106 @@
+"""Hops: how a box on the path says what it does, and keeps its state in other people's pockets.
+
+Between OPEN and ACCEPT a box holds nothing. What it must know again when the answer comes (from
+where, for whom, under which rule) it seals with its own secret into a *token* and appends to the
+OPEN; the responder echoes it, and the box finds it there. A cookie is the same idea for a source
+address: something only a host that really receives there can show. Spec: R-8, R-7.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from . import constants as c
+from .address import Address, Transport
+from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, text, uint
+from .crypto import NONCE_BYTES, BadSignature, derive, digest, seal, unseal
+from .messages import TRANSPORT, Hop
+from .rule import Cid
+
+TOKEN_VALID_S = 10.0
+"""An ACCEPT comes back within the initiator's patience of 5 s; as much again for slow boxes."""
+
+COOKIE_VALID_S = 30.0
+"""Long enough for every box of a route to challenge once, short enough to be worthless later."""
+
+ISSUER_BYTES = 8
+
+
+def hops_hash(hops: Sequence[Hop]) -> bytes:
+    """What an end says it saw of the route, 32 bytes. Spec: R-8.4."""
+    return digest(*(encode_body(hop) for hop in hops))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """What a gate needs again on the way back. Times in milliseconds of its own clock."""
+
+    FIELDS: ClassVar = (
+        Field(1, "issued_ms", uint(2**50)),
+        Field(2, "previous", ADDRESS),
+        Field(3, "binding", fixed(16)),
+        Field(4, "lifetime_s", uint(2**32)),
+        Field(5, "transport", TRANSPORT),
+        Field(6, "rule", text(c.SERVICE_BYTES_MAX), optional=True),
+        Field(7, "service", text(c.SERVICE_BYTES_MAX), optional=True),
+    )
+    issued_ms: int
+    previous: Address
+    binding: bytes
+    lifetime_s: int
+    transport: Transport
+    rule: str = ""
+    service: str = ""
+
+
+class TokenBox:
+    """Seals and opens the tokens of one hop; `secret`: 32 bytes that nobody else has."""
+
+    def __init__(self, key: bytes, secret: bytes, entropy: Callable[[int], bytes]) -> None:
+        self._key = key
+        self._seal_key = derive(secret, b"", b"wayside token")
+        self._cookie_key = derive(secret, b"", b"wayside cookie")
+        self._entropy = entropy
+
+    def create_token(self, cid: Cid, seq: int, state: TokenState) -> bytes:
+        """Seal a state for this cid and seq. Spec: R-8.2."""
+        nonce = self._entropy(NONCE_BYTES)
+        return nonce + seal(self._seal_key, nonce, encode_body(state), _bound(cid, seq))
+
+    def consume_token(self, cid: Cid, seq: int, hops: Sequence[Hop]) -> TokenState | None:
+        """Open our own token among the hops; None when none is there or it is not ours. R-8.2."""
+        for hop in hops:
+            if hop.key == self._key:
+                nonce, sealed = hop.token[:NONCE_BYTES], hop.token[NONCE_BYTES:]
+                try:
+                    plain = unseal(self._seal_key, nonce, sealed, _bound(cid, seq))
+                    return decode_body(TokenState, plain)
+                except (BadSignature, DecodeError):
+                    return None
+        return None
+
+    def create_cookie(self, cid: Cid, source: Address, now: float) -> bytes:
+        """A proof, 32 bytes, that whoever shows it receives at `source`. Spec: R-7.3."""
+        until = int(now + COOKIE_VALID_S).to_bytes(8, "big")
+        return self._key[:ISSUER_BYTES] + until + self._cookie(cid, source, until)
+
+    def check_cookie(self, cid: Cid, source: Address, proofs: Sequence[bytes], now: float) -> bool:
+        """Whether one of the proofs is a cookie of ours for this cid and source. Spec: R-7.3."""
+        for proof in proofs:
+            issuer, until, given = proof[:8], proof[8:16], proof[16:]
+            if issuer == self._key[:ISSUER_BYTES]:
+                fresh = now <= int.from_bytes(until, "big") <= now + COOKIE_VALID_S
+                return fresh and hmac.compare_digest(given, self._cookie(cid, source, until))
+        return False
+
+    def _cookie(self, cid: Cid, source: Address, until: bytes) -> bytes:
+        covered = until + cid + source.pack()
+        return hashlib.blake2b(covered, digest_size=16, key=self._cookie_key).digest()
+
+
+def _bound(cid: Cid, seq: int) -> bytes:
+    return cid + seq.to_bytes(8, "big")
