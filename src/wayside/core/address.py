@@ -60,9 +60,11 @@ class Address:
         """
         host, port = text, str(default_port)
         if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
+            host, closed, rest = text[1:].partition("]")
+            if not closed or (rest and not rest.startswith(":")):
+                raise ValueError(f"{text!r} is not an address such as [2001:db8::1]:443")
             if rest:
-                port = rest.removeprefix(":")
+                port = rest[1:]
         elif text.count(":") == 1:
             host, _, port = text.partition(":")
         if not (port.isascii() and port.isdigit()):

@@ -63,16 +63,16 @@ class FrontDoor:
         if bucket.datagrams < 1:
             return Dropped(DropReason.BUDGET, source)
         bucket.datagrams -= 1
-        if header.type == Open.TYPE and not proved:
-            if len(event.data) < c.OPEN_BYTES_MIN:
-                return Dropped(DropReason.SHORT, source)
-            if bucket.opens < 1:
-                return self.challenge(header, source, now)
-            bucket.opens -= 1
+        if header.type == Open.TYPE and not proved and len(event.data) < c.OPEN_BYTES_MIN:
+            return Dropped(DropReason.SHORT, source)
         try:
             message = decode_message(header, event.data[start:])
         except DecodeError:
             return Dropped(DropReason.MALFORMED, source)
+        if isinstance(message, Open) and not proved:
+            if bucket.opens < 1:
+                return self.challenge(header, source, now, message.hops)
+            bucket.opens -= 1
         return MessageReceived(
             header,
             message,
@@ -131,9 +131,14 @@ class Quota:
         held = self._by_prefix.get(prefix, 0)
         if self._total >= self._most or held >= self._most_per_prefix:
             return False
-        self._total += 1
-        self._by_prefix[prefix] = held + 1
+        self.count(ip)
         return True
+
+    def count(self, ip: IP) -> None:
+        """Count one more, full or not: for what is there already, or is our own wish."""
+        prefix = prefix_of(ip)
+        self._total += 1
+        self._by_prefix[prefix] = self._by_prefix.get(prefix, 0) + 1
 
     def release(self, ip: IP) -> None:
         """Count one less."""

@@ -128,7 +128,9 @@ ADDRESS = Kind(lambda value: Address.unpack(blob(18).read(value)), lambda addres
 
 def nested(body: type[B]) -> Kind:
     """A byte string that holds a CBOR map of its own, kept decoded."""
-    return Kind(lambda value: decode_body(body, blob(c.DATAGRAM_BYTES_MAX).read(value)), encode_body)
+    return Kind(
+        lambda value: decode_body(body, blob(c.DATAGRAM_BYTES_MAX).read(value)), encode_body
+    )
 
 
 def encode_body(body: Body) -> bytes:

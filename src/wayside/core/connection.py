@@ -13,7 +13,7 @@ from enum import Enum
 from typing import ClassVar, assert_never
 
 from . import constants as c
-from .address import Address, Flow
+from .address import Address, Flow, Transport
 from .codec import Header, encode_body
 from .crypto import BadSignature, SigningKey, agree, check_mac, derive, digest, mac
 from .effects import ChangeRules, Dropped, Effect, ForgetConnection, ReportClosed, SendDatagram
@@ -28,7 +28,8 @@ from .events import (
 )
 from .identity import PeerIdentity
 from .messages import Accept, Challenge, Close, Confirm, Hop, Open, Redirect, Reject, Stop, encode
-from .rule import Action, Cid, Rule
+from .opening import cut
+from .rule import Action, Cid, Rule, note_of
 from .timers import Timer, Timers
 
 ConnectionEvent = (
@@ -85,9 +86,9 @@ class Agreement:
         return self._rule(self.wire.reversed(), self.local.reversed())
 
     def _rule(self, match: Flow, rewrite: Flow) -> tuple[Rule, ...]:
-        if match == rewrite:
+        if match == rewrite or match.transport is Transport.NONE:
             return ()
-        return (Rule(self.cid, match, Action.REWRITE, rewrite, note=self.service),)
+        return (Rule(self.cid, match, Action.REWRITE, rewrite, note=note_of(self.service)),)
 
 
 def connection_key(secret: bytes, theirs: bytes, hash: bytes, salt: bytes) -> bytes:
@@ -242,6 +243,7 @@ class Connection:
 
     def _close_datagram(self, reason: str) -> SendDatagram:
         seq = self.keys.seq
+        reason = cut(reason, c.REASON_BYTES_MAX)
         header = Header(Close.TYPE, seq, self.agreement.cid)
         covered = mac(self.keys.by_seq[seq], header.signing, reason.encode())
         return SendDatagram(encode(header, Close(covered, reason, self.hops)), self.towards)

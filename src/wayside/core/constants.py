@@ -32,6 +32,10 @@ OPEN_BYTES_MIN = 1200
 HOPS_MAX = 8
 """Boxes that take part on one route; the room in an OPEN ends it sooner in practice."""
 
+HOPS_BYTES_MAX = 900
+"""What the records of all hops may take: an ACCEPT has up to 300 bytes besides, and must stay
+below the smallest OPEN."""
+
 ALTERNATIVES_MAX = 7
 """Other addresses that an end offers: with the first, 8 paths."""
 

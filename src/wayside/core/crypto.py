@@ -117,6 +117,15 @@ def check_mac(key: bytes, given: bytes, *parts: bytes) -> None:
         raise BadSignature("mac")
 
 
+def holds(key: bytes, given: bytes, *parts: bytes) -> bool:
+    """Whether `given` is the MAC of these parts."""
+    try:
+        check_mac(key, given, *parts)
+    except BadSignature:
+        return False
+    return True
+
+
 def seal(key: bytes, nonce: bytes, plain: bytes, bound: bytes) -> bytes:
     """ChaCha20-Poly1305; 16 bytes longer than `plain`. RFC 8439. Spec: R-4.5."""
     return ChaCha20Poly1305(key).encrypt(nonce, plain, bound)

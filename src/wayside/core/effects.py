@@ -58,7 +58,10 @@ class ForgetConnection:
 
 @dataclass(frozen=True, slots=True)
 class ReportOpened:
-    """The connection is up, or up again; `wire` and `local` as in OpenRequested."""
+    """The connection is up, or up again; `wire` and `local` as in OpenRequested.
+
+    `carried`: the application's first datagram rode on the OPEN and need not be sent again.
+    """
 
     cid: Cid
     peer: str
@@ -67,6 +70,7 @@ class ReportOpened:
     local: Flow
     lifetime_s: float
     refreshed: bool = False
+    carried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

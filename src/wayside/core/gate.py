@@ -8,14 +8,13 @@ only what both ends have agreed to, each entry for as long as its rules. Spec: R
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
 
 from . import constants as c
-from .address import Address, Flow
+from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota
 from .codec import DecodeError, decode_body
 from .crypto import BadSignature, SigningKey, digest, verify
@@ -28,7 +27,7 @@ from .effects import (
     ReportRefused,
     SendDatagram,
 )
-from .errors import DropReason
+from .errors import DropReason, IllegalMove
 from .events import (
     ClockSet,
     CloseRequested,
@@ -57,10 +56,11 @@ from .messages import (
     encode,
     padded,
 )
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, refuse
+from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, is_agreed, refuse
 from .policy import Direction, Policy, PolicyAction, Request, Verdict
 from .route import TOKEN_VALID_S, TokenBox, TokenState
-from .rule import Action, Cid, Rule
+from .rule import Action, Cid, Rule, note_of
+from .timers import Deadlines
 
 ROLE_GATE = 1
 """What a hop record says of a box that makes pinholes and rewrites nothing. Spec: R-8.1."""
@@ -97,9 +97,11 @@ class Passage:
     offered: int = -1
 
     def rules(self, gate_lifetime_s: float) -> tuple[Rule, ...]:
-        """The two pinholes, one each way. Spec: R-6.1, R-6.4."""
+        """The two pinholes, one each way; none where no packets are. Spec: R-6.1, R-6.4."""
+        if self.flow.transport is Transport.NONE:
+            return ()
         live = self.stage is Stage.LIVE
-        note = f"{self.seq} {self.lifetime_s:g} {self.service} {self.rule}"
+        note = note_of(str(self.seq), f"{self.lifetime_s:g}", self.service, self.rule)
         return tuple(
             Rule(
                 self.cid,
@@ -107,7 +109,7 @@ class Passage:
                 Action.ACCEPT,
                 lifetime_s=self.lifetime_s if live else c.PENDING_S,
                 renewed_by_packets=live and self.lifetime_s >= gate_lifetime_s,
-                note=note[: c.NAME_BYTES_MAX] if match is self.flow else "",
+                note=note if match is self.flow else "",
             )
             for match in (self.flow, self.flow.reversed())
         )
@@ -135,7 +137,8 @@ class Gate:
         self._door = door
         self._box = box
         self._quota = quota
-        self._deadlines: list[tuple[float, Cid]] = []
+        self._by_flow: dict[Flow, Cid] = {}
+        self._deadlines = Deadlines()
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -164,7 +167,7 @@ class Gate:
     @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.next
 
     def restore(self, rules: list[tuple[Rule, float]], now: float) -> int:
         """Read back what the kernel holds after a restart: rules, seconds left. Spec: R-6.5.
@@ -172,16 +175,17 @@ class Gate:
         Returns how many connections there are.
         """
         for rule, left_s in rules:
-            words = rule.note.split(" ")
-            if len(words) < 4 or not words[0].isdigit():
+            try:
+                number, lifetime, service, name = rule.note.split(" ")
+                seq, lifetime_s = int(number), float(lifetime)
+            except ValueError:
                 continue
             live = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
-            seq, lifetime_s = int(words[0]), float(words[1])
             passage = Passage(
-                rule.owner, live, rule.match, seq, now + left_s, lifetime_s, words[2], words[3], seq
+                rule.owner, live, rule.match, seq, now + left_s, lifetime_s, service, name, seq
             )
-            self._quota.take(rule.match.source.ip)
-            self._keep(passage, passage.until)
+            self._quota.count(rule.match.source.ip)
+            self._keep(passage)
         return len(self.passages)
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
@@ -207,9 +211,7 @@ class Gate:
         if not event.transit or event.side not in ("inside", "outside"):
             return [Dropped(DropReason.UNEXPECTED, event.source)]
         known = self.passages.get(event.header.cid)
-        if known is not None and (
-            event.header.seq < known.offered or known.stage is Stage.ENDED
-        ):
+        if known is not None and (event.header.seq < known.offered or known.stage is Stage.ENDED):
             return [Dropped(DropReason.STALE, event.source)]
         context = self.context
         opened = check_open(event, message, context.names, context.epoch_s + now)
@@ -315,7 +317,7 @@ class Gate:
             terms = decode_body(AcceptTerms, message.signed)
             flow = Flow(state.transport, terms.source, terms.destination)
             binding = _binding(terms.from_key, terms.open_hash, terms.source, terms.destination)
-            if binding != state.binding:
+            if binding != state.binding or not is_agreed(flow):
                 return [Dropped(DropReason.ADDRESS, event.source)]
             signed = header.signing + message.signed
             verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
@@ -337,11 +339,12 @@ class Gate:
         """Pending rules first, then the ACCEPT goes on. Spec: R-5.2.4."""
         header = event.header
         known = self.passages.get(header.cid)
-        if known is not None and known.stage is not Stage.PENDING:
-            if known.stage is Stage.ENDED or header.seq < known.seq or known.flow != flow:
+        if known is not None:
+            if known.stage is Stage.ENDED or header.seq < known.offered or known.flow != flow:
                 return [Dropped(DropReason.STALE, event.source)]
-            known.offered = header.seq
-            return [onward]
+            if known.stage is Stage.LIVE:
+                known.offered = header.seq
+                return [onward]
         if known is None and not self._quota.take(flow.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
         passage = Passage(
@@ -355,7 +358,7 @@ class Gate:
             state.rule,
             header.seq,
         )
-        self._keep(passage, passage.until)
+        self._keep(passage)
         rules = passage.rules(self.context.lifetime_s)
         return [ChangeRules(header.cid, rules, (), (onward,))]
 
@@ -378,9 +381,8 @@ class Gate:
         if event.transit:
             return None
         state = self._box.consume_token(event.header.cid, event.header.seq, _hops(message))
-        if state is None or now - state.issued_ms / 1000 > TOKEN_VALID_S:
-            return None
-        return state
+        fresh = state is not None and 0 <= now - state.issued_ms / 1000 <= TOKEN_VALID_S
+        return state if fresh else None
 
     # --- along the route: CONFIRM makes rules last, CLOSE takes them away ---
 
@@ -406,7 +408,7 @@ class Gate:
         self._enter(passage, Stage.LIVE)
         passage.seq = seq
         passage.until = now + passage.lifetime_s
-        self._keep(passage, passage.until)
+        self._keep(passage)
         rules = passage.rules(self.context.lifetime_s)
         report = ReportOpened(
             passage.cid,
@@ -438,10 +440,11 @@ class Gate:
         return self._end(passage, event.reason or "closed at the gate", now)
 
     def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
-        remove = passage.rules(self.context.lifetime_s)
+        ours = self._by_flow.get(passage.flow) == passage.cid
+        remove = passage.rules(self.context.lifetime_s) if ours else ()
         self._enter(passage, Stage.ENDED)
         passage.until = now + TOKEN_VALID_S
-        self._keep(passage, passage.until)
+        self._deadlines.set(passage.cid, passage.until)
         peer = str(passage.flow.source.ip)
         return [
             ChangeRules(passage.cid, remove=remove),
@@ -456,20 +459,23 @@ class Gate:
 
     def _on_time_passed(self, now: float) -> list[Effect]:
         """Forget what is over. The kernel ends the rules themselves. Spec: R-6.4."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, cid = heapq.heappop(self._deadlines)
-            passage = self.passages.get(cid)
-            if passage is not None and passage.until <= now:
-                del self.passages[cid]
-                self._quota.release(passage.flow.source.ip)
+        for cid in self._deadlines.take_due(now):
+            passage = self.passages.pop(cid)
+            self._quota.release(passage.flow.source.ip)
+            for flow in (passage.flow, passage.flow.reversed()):
+                if self._by_flow.get(flow) == cid:
+                    del self._by_flow[flow]
         return []
 
-    def _keep(self, passage: Passage, until: float) -> None:
+    def _keep(self, passage: Passage) -> None:
+        """The rules of a flow are those of the passage that had it last."""
         self.passages[passage.cid] = passage
-        heapq.heappush(self._deadlines, (until, passage.cid))
+        self._by_flow[passage.flow] = self._by_flow[passage.flow.reversed()] = passage.cid
+        self._deadlines.set(passage.cid, passage.until)
 
     def _enter(self, passage: Passage, new: Stage) -> None:
-        assert new in TRANSITIONS[passage.stage], f"{passage.stage} to {new}"
+        if new not in TRANSITIONS[passage.stage]:
+            raise IllegalMove(f"{passage.stage} to {new}")
         passage.stage = new
 
 

@@ -7,13 +7,13 @@ that it is meant for us, the policy, the service, and room in the tables. Spec: 
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from . import constants as c
 from .address import Address, Flow
 from .admission import FrontDoor, Quota
-from .connection import Agreement, Connection, ConnectionEvent, HostContext
+from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
 from .errors import DropReason
 from .events import (
@@ -31,20 +31,34 @@ from .identity import Names, PeerIdentity
 from .initiator import Initiator
 from .messages import Code, Open
 from .opening import CheckedOpen, Refusal, check_open, refuse
-from .policy import Direction, Policy, PolicyAction, Request
+from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .responder import Responder
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
+from .timers import Deadlines
 from .virtual import VirtualAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A service of this host: its local port, and who may have it (empty: whom the policy lets)."""
+
+    port: int
+    allow: tuple[Pattern, ...] = ()
+
+    def is_for(self, key: bytes, name: str | None) -> bool:
+        """Whether somebody with this key (32 bytes) and this vouched-for name may have it."""
+        party = Party(key, name)
+        return not self.allow or any(pattern.fits(party) for pattern in self.allow)
 
 
 @dataclass(slots=True)
 class Answering:
-    """How a host answers: whom it believes, what it allows, which services it has (name: port)."""
+    """How a host answers: whom it believes, what it allows, which services it has."""
 
     names: Names
     policy: Policy
-    services: dict[str, int] = field(default_factory=dict[str, int])
+    services: dict[str, Offered] = field(default_factory=dict[str, Offered])
 
 
 class Host:
@@ -63,9 +77,10 @@ class Host:
         self.virtual = virtual
         self.connections: dict[Cid, Connection] = {}
         self._by_wire: dict[Flow, Cid] = {}
+        self._by_local: dict[Flow, Cid] = {}
         self._door = door
         self._quota = quota
-        self._deadlines: list[tuple[float, Cid]] = []
+        self._deadlines = Deadlines()
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -93,11 +108,16 @@ class Host:
     @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.next
 
     def by_wire(self, wire: Flow) -> Connection | None:
         """The connection whose packets to the peer have this 5-tuple on the wire."""
         cid = self._by_wire.get(wire)
+        return self.connections.get(cid) if cid else None
+
+    def by_local(self, local: Flow) -> Connection | None:
+        """The connection whose packets to the peer have this 5-tuple at our socket."""
+        cid = self._by_local.get(local)
         return self.connections.get(cid) if cid else None
 
     def restore(self, cid: Cid, saved: Saved, now: float) -> None:
@@ -105,15 +125,16 @@ class Host:
         kind = Initiator if saved.asked else Responder
         connection = kind(self.context, agreement_of(cid, saved))
         restore(connection, saved, now)
-        self._quota.take(connection.agreement.wire.destination.ip)
+        self._quota.count(connection.agreement.wire.destination.ip)
         self._keep(connection)
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
         agreement = Agreement(event.cid, event.peer, event.service, event.wire, event.local)
+        effects = self._replace(agreement, now)
         connection = Initiator(self.context, agreement)
-        self._quota.take(event.wire.destination.ip)
+        self._quota.count(event.wire.destination.ip)
         self._keep(connection)
-        return self._step(connection, event, now)
+        return effects + self._step(connection, event, now)
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
         connection = self.connections.get(event.header.cid)
@@ -126,6 +147,8 @@ class Host:
             return [Dropped(opened, event.source)]
         if opened.terms.to_key != self.context.key.public:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
+        if hops_size(event.message.hops) > c.HOPS_BYTES_MAX:
+            return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
         if connection is None:
             found = self._judge(event, opened, now)
             if not isinstance(found, Responder):
@@ -134,17 +157,20 @@ class Host:
         assert isinstance(connection, Responder)
         return self._answer(connection, opened, event, now)
 
-    def _judge(
-        self, event: MessageReceived, opened: CheckedOpen, now: float
-    ) -> Responder | Effect:
+    def _judge(self, event: MessageReceived, opened: CheckedOpen, now: float) -> Responder | Effect:
         """A responder for a new connection, or the REJECT that it gets instead. Spec: R-5.6."""
         terms = opened.terms
         if event.destination.ip != terms.destination.ip and not event.destination.ip.is_unspecified:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "sent to another address")
         if terms.source.ip != event.source.ip and not _has_hops(event):
             return self._refuse(
-                event, opened, Code.BAD_ADDRESS, f"it came from {event.source.ip}: a NAT on the path"
+                event,
+                opened,
+                Code.BAD_ADDRESS,
+                f"it came from {event.source.ip}: a NAT on the path",
             )
+        if terms.source.ip.is_loopback and not event.source.ip.is_loopback:
+            return self._refuse(event, opened, Code.BAD_ADDRESS, "a loopback address")
         request = Request(
             terms.from_key,
             opened.from_name,
@@ -161,10 +187,13 @@ class Host:
             message = event.message
             assert isinstance(message, Open)
             return self._door.challenge(event.header, event.source, now, message.hops)
-        port = self.answering.services.get(terms.service)
-        if port is None:
+        offered = self.answering.services.get(terms.service)
+        if offered is None:
             return self._refuse(event, opened, Code.NO_SERVICE, f"no service {terms.service} here")
-        return self._responder(event, opened, port)
+        if not offered.is_for(terms.from_key, opened.from_name):
+            reason = f"{terms.service} is not for {opened.from_name or 'you'}"
+            return self._refuse(event, opened, Code.POLICY, reason, terms.service)
+        return self._responder(event, opened, offered.port)
 
     def _responder(
         self, event: MessageReceived, opened: CheckedOpen, port: int
@@ -180,9 +209,13 @@ class Host:
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
+        if isinstance(other, Responder) and terms.time_s < other.asked_s and not event.proved:
+            return Dropped(DropReason.STALE, event.source)
         if not self._quota.take(terms.source.ip):
             return self._refuse(event, opened, Code.BUSY, "too many connections")
-        return Responder(self.context, Agreement(event.header.cid, peer, terms.service, wire, local))
+        return Responder(
+            self.context, Agreement(event.header.cid, peer, terms.service, wire, local)
+        )
 
     def _local(self, wire: Flow, peer: bytes, port: int) -> Flow:
         """The 5-tuple that the application's socket has. Spec: R-6.3."""
@@ -196,41 +229,57 @@ class Host:
     def _answer(
         self, connection: Responder, opened: CheckedOpen, event: MessageReceived, now: float
     ) -> list[Effect]:
-        replaced = self.by_wire(connection.agreement.wire)
-        effects: list[Effect] = []
-        if replaced is not None and replaced is not connection:
-            effects = self._step(replaced, CloseRequested(replaced.agreement.cid, "replaced"), now)
+        """Let a responder answer; a new one is kept, and takes the place of what was there."""
         answered = connection.answer(opened, event, now)
-        if connection.agreement.cid not in self.connections:
-            if len(answered) == 1 and isinstance(answered[0], Dropped):
-                self._quota.release(connection.agreement.wire.destination.ip)
-                return effects + answered
-            self._keep(connection)
-        self._watch(connection)
+        about = connection.agreement
+        if about.cid in self.connections:
+            self._watch(connection)
+            return answered
+        if len(answered) == 1 and isinstance(answered[0], Dropped):
+            self._quota.release(about.wire.destination.ip)
+            return answered
+        effects = self._replace(about, now)
+        self._keep(connection)
         return effects + answered
+
+    def _replace(self, about: Agreement, now: float) -> list[Effect]:
+        """Close what has the addresses of a new connection: its ends know that it is over."""
+        effects: list[Effect] = []
+        for old in (self.by_wire(about.wire), self.by_local(about.local)):
+            if old is not None:
+                effects += self._step(old, CloseRequested(old.agreement.cid, "replaced"), now)
+        return effects
 
     def _on_time_passed(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, cid = heapq.heappop(self._deadlines)
+        for cid in self._deadlines.take_due(now):
             connection = self.connections.get(cid)
-            if connection is None:
-                continue
-            if connection.deadline is not None and connection.deadline <= now:
+            if connection is not None:
                 effects += self._step(connection, TimePassed(), now)
-            else:
-                self._watch(connection)
         return effects
 
     def _step(self, connection: Connection, event: ConnectionEvent, now: float) -> list[Effect]:
+        before = connection.agreement
         effects = connection.handle(event, now)
+        if connection.agreement is not before:
+            self._unindex(before)
+            self._index(connection.agreement)
         self._watch(connection)
         return effects
 
     def _keep(self, connection: Connection) -> None:
         self.connections[connection.agreement.cid] = connection
-        self._by_wire[connection.agreement.wire] = connection.agreement.cid
+        self._index(connection.agreement)
         self._watch(connection)
+
+    def _index(self, about: Agreement) -> None:
+        self._by_wire[about.wire] = about.cid
+        self._by_local[about.local] = about.cid
+
+    def _unindex(self, about: Agreement) -> None:
+        for index, flow in ((self._by_wire, about.wire), (self._by_local, about.local)):
+            if index.get(flow) == about.cid:
+                del index[flow]
 
     def _watch(self, connection: Connection) -> None:
         """Remember when this connection is due next; forget one that has ended."""
@@ -238,10 +287,10 @@ class Host:
         if connection.is_forgotten:
             if self.connections.pop(about.cid, None) is not None:
                 self._quota.release(about.wire.destination.ip)
-            if self._by_wire.get(about.wire) == about.cid:
-                del self._by_wire[about.wire]
-        elif connection.deadline is not None and about.cid in self.connections:
-            heapq.heappush(self._deadlines, (connection.deadline, about.cid))
+            self._unindex(about)
+            self._deadlines.set(about.cid, None)
+        elif about.cid in self.connections:
+            self._deadlines.set(about.cid, connection.deadline)
 
     def _refuse(
         self, event: MessageReceived, opened: CheckedOpen, code: Code, reason: str, rule: str = ""

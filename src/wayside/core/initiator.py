@@ -52,7 +52,7 @@ from .messages import (
     encode,
     padded,
 )
-from .opening import SIGNATURE_CONTEXT, open_hash, read_refusal
+from .opening import SIGNATURE_CONTEXT, is_agreed, open_hash, read_refusal
 from .route import ISSUER_BYTES, hops_hash
 from .saved import save
 from .timers import Timer
@@ -70,10 +70,12 @@ class Attempt:
     secret: bytes
     hash: bytes
     started: float
+    carries_data: bool = False
     tries: int = 0
     challenges: int = 0
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    accepted: bool = False
+    seen: bytes = b""
+    """Of the ACCEPT that was believed: one and no other is answered again."""
 
 
 class Initiator(Connection):
@@ -116,26 +118,28 @@ class Initiator(Connection):
             to_certificate=about.peer.certificate,
         )
         signed = encode_body(terms)
+        carries = False
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
         if data and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
-            signed = encode_body(replace(terms, sealed=sealed))
+            signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
         message = Open(signed, signature, mac=proof)
-        self.attempt = Attempt(seq, message, secret, open_hash(header, signed), now)
+        self.attempt = Attempt(seq, message, secret, open_hash(header, signed), now, carries)
         return self._repeat(now)
 
     def _seal(self, secret: bytes, header: Header, data: bytes) -> bytes:
-        shared = agree(secret, static_x25519(self.agreement.peer.key))
-        return seal(
-            derive(shared, header.cid, b"wayside open"), ZERO_NONCE, data, header.signing
-        )
+        try:
+            shared = agree(secret, static_x25519(self.agreement.peer.key))
+        except BadSignature:  # somebody's idea of a key: nobody can answer for it
+            return b""
+        return seal(derive(shared, header.cid, b"wayside open"), ZERO_NONCE, data, header.signing)
 
     def _repeat(self, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.accepted:
+        if attempt is None or attempt.seen:
             return []
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
         attempt.tries += 1
@@ -164,7 +168,8 @@ class Initiator(Connection):
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
-        return self._ask(self.keys.seq + 2, b"", now)
+        last = self.attempt.seq if self.attempt else 0
+        return self._ask(max(self.keys.seq, last) + 2, b"", now)
 
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""
@@ -183,12 +188,15 @@ class Initiator(Connection):
             return self._drop(event, DropReason.SIGNATURE)
         except ValueError:
             return self._drop(event, DropReason.ADDRESS)
+        seen = accept_seen(message)
+        if attempt.seen and attempt.seen != seen:
+            return self._drop(event, DropReason.STALE)
+        confirm = self._confirm(event.header, message, key)
+        if attempt.seen:
+            return [confirm]
+        attempt.seen = seen
         self.hops = message.hops
         self.keys.add(attempt.seq, key)
-        confirm = self._confirm(event.header, message, key)
-        if attempt.accepted:
-            return [confirm]
-        attempt.accepted = True
         return self._connected(wire, terms, confirm, now)
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
@@ -205,7 +213,10 @@ class Initiator(Connection):
         wire = self.agreement.wire
         if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of other addresses")
-        return Flow(wire.transport, wire.source, terms.destination)
+        agreed = Flow(wire.transport, wire.source, terms.destination)
+        if not is_agreed(agreed):
+            raise ValueError("the responder left the port open")
+        return agreed
 
     def _confirm(self, header: Header, message: Accept, key: bytes) -> SendDatagram:
         seen = accept_seen(message)
@@ -220,7 +231,7 @@ class Initiator(Connection):
         old = self._rules
         local = wire if self.agreement.local == self.agreement.wire else self.agreement.local
         self.agreement = about = replace(self.agreement, wire=wire, local=local)
-        granted = [terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:
             self._enter(State.CONNECTED)
@@ -237,7 +248,14 @@ class Initiator(Connection):
         peer = str(about.peer)
         effects.append(
             ReportOpened(
-                about.cid, peer, about.service, wire, local, self.lifetime_s, refreshed=not first
+                about.cid,
+                peer,
+                about.service,
+                wire,
+                local,
+                self.lifetime_s,
+                refreshed=not first,
+                carried=self.attempt is not None and self.attempt.carries_data,
             )
         )
         return effects + self._answer_data(terms)
@@ -255,8 +273,10 @@ class Initiator(Connection):
 
     def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.accepted or event.header.seq != attempt.seq:
+        if attempt is None or attempt.seen or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
+        if self.state not in (State.OPENING, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
         issuer = message.proof[:ISSUER_BYTES]
         if attempt.challenges >= c.CHALLENGES_MAX or attempt.proofs.get(issuer) == message.proof:
             return self._drop(event, DropReason.UNEXPECTED)
@@ -275,7 +295,7 @@ class Initiator(Connection):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
-        if self.state is State.CONNECTED and (attempt.accepted or terms.from_key not in known):
+        if self.state is State.CONNECTED and (attempt.seen or terms.from_key not in known):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)

@@ -78,7 +78,8 @@ _BROADCAST = IPv4Address("255.255.255.255")
 def is_sound(flow: Flow) -> bool:
     """Whether a rule may ever be made for this flow: unicast ends, a source port. Spec: R-2.6.
 
-    A destination port of 0 leaves the choice to the responder.
+    A destination port of 0 leaves the choice to the responder. Signaling itself is no flow: a rule
+    for it would take it away from those who must see it.
     """
     if flow.source.ip.is_loopback is not flow.destination.ip.is_loopback:
         return False
@@ -86,8 +87,17 @@ def is_sound(flow: Flow) -> bool:
         ip = end.ip
         if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST:
             return False
+    ports = (flow.source.port, flow.destination.port)
+    if flow.transport is Transport.UDP and c.SIGNALING_PORT in ports:
+        return False
     has_ports = flow.transport is not Transport.NONE
     return (flow.source.port != 0) is has_ports and flow.source != flow.destination
+
+
+def is_agreed(flow: Flow) -> bool:
+    """Whether this sound flow is one to make rules for: no port is left open. Spec: R-2.6."""
+    has_ports = flow.transport is not Transport.NONE
+    return is_sound(flow) and (flow.destination.port != 0) is has_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +112,26 @@ class Refusal:
 def refuse(
     key: SigningKey, name: str, event: MessageReceived, hash: bytes, refusal: Refusal
 ) -> SendDatagram:
-    """The signed REJECT that answers an OPEN. Spec: R-5.6."""
+    """The signed REJECT that answers an OPEN; it says less where it would be larger. Spec: R-5.6.
+
+    Hops may fill an OPEN, and come back with the REJECT. Without words it is always the smaller.
+    """
     hops: tuple[Hop, ...] = getattr(event.message, "hops", ())
     header = Header(Reject.TYPE, event.header.seq, event.header.cid)
-    terms = RejectTerms(
-        key.public,
-        hash,
-        refusal.code,
-        _cut(refusal.reason, c.REASON_BYTES_MAX),
-        _cut(refusal.rule, c.SERVICE_BYTES_MAX),
-        _cut(name, c.NAME_BYTES_MAX),
-    )
-    signed = encode_body(terms)
+    room = c.DATAGRAM_BYTES_MAX if event.proved else event.size
+    signed = b""
+    for most in (c.REASON_BYTES_MAX, c.SERVICE_BYTES_MAX, 0):
+        terms = RejectTerms(
+            key.public,
+            hash,
+            refusal.code,
+            cut(refusal.reason, most),
+            cut(refusal.rule, min(most, c.SERVICE_BYTES_MAX)),
+            cut(name, min(most, c.NAME_BYTES_MAX)),
+        )
+        signed = encode_body(terms)
+        if c.HEADER_BYTES + len(encode_body(Reject(signed, bytes(64), hops))) <= room:
+            break
     signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
     return SendDatagram(encode(header, Reject(signed, signature, hops)), event.source)
 
@@ -131,6 +149,7 @@ def read_refusal(event: MessageReceived, message: Reject) -> RejectTerms | DropR
     return terms
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
+    """As much of a text as a message takes: printable, at most `most` bytes of UTF-8. R-3.5."""
     plain = "".join(character if character.isprintable() else " " for character in text)
     return plain.encode()[:most].decode(errors="ignore")

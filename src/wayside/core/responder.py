@@ -10,7 +10,7 @@ Spec: R-5.2, R-5.3, R-7.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
 
@@ -25,13 +25,14 @@ from .crypto import (
     derive,
     digest,
     ephemeral_public,
+    holds,
     seal,
     unseal,
 )
 from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagram
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
-from .messages import Accept, AcceptTerms, Confirm, Hop, Open, encode
+from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, encode
 from .opening import SIGNATURE_CONTEXT, CheckedOpen
 from .route import hops_hash
 from .saved import save
@@ -40,8 +41,8 @@ from .timers import Timer
 ANSWER_WAIT_S = 0.03
 """An application on this host that answers a datagram does it in a millisecond; be generous."""
 
-SEEN_MAX = 8
-"""ACCEPTs of one OPEN whose CONFIRM we still know: as many as the initiator repeats its OPEN."""
+DOUBLINGS_MAX = 8
+"""Of the wait between ACCEPTs: OPENs that come again and again must not make it endless."""
 
 
 @dataclass(slots=True)
@@ -57,7 +58,6 @@ class Offer:
     credit: float
     """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
     data: bytes = b""
-    seen: list[bytes] = field(default_factory=list[bytes])
     tries: int = 0
     confirmed: bool = False
 
@@ -77,6 +77,8 @@ class Responder(Connection):
     def __init__(self, host: HostContext, agreement: Agreement) -> None:
         super().__init__(host, agreement)
         self.offer: Offer | None = None
+        self.asked_s = 0
+        """When the initiator says it asked, unix seconds: an older OPEN is a replay."""
 
     def answer(self, opened: CheckedOpen, event: MessageReceived, now: float) -> list[Effect]:
         """Agree to an OPEN that the host has checked and allowed. Spec: R-5.2, R-5.4.
@@ -85,16 +87,17 @@ class Responder(Connection):
         """
         message = event.message
         assert isinstance(message, Open)
+        if self.state in (State.CLOSING, State.ENDED):
+            return self._drop(event, DropReason.STALE)
         offer = self.offer
         if offer is not None and opened.header.seq == offer.seq:
             if opened.hash != offer.hash:
                 return self._drop(event, DropReason.STALE)
+            credit = self._credit(event)
+            offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
             offer.towards, offer.hops = event.source, message.hops
-            offer.credit += event.size
             return [] if self.state is State.ANSWERING else self._accept(now)
-        if self.state in (State.CLOSING, State.ENDED):
-            return self._drop(event, DropReason.STALE)
-        if self.keys.seq >= 0 and not self._continues(opened, message):
+        if self.state is not State.IDLE and not self._continues(opened, message):
             return self._drop(event, DropReason.STALE)
         try:
             self.offer, data = self._offer(opened, event, message)
@@ -113,14 +116,21 @@ class Responder(Connection):
 
     def _continues(self, opened: CheckedOpen, message: Open) -> bool:
         """Whether a later OPEN comes from who holds the key of this connection. Spec: R-5.4."""
-        if opened.header.seq <= self.keys.seq or opened.terms.from_key != self.agreement.peer.key:
+        if self.keys.seq < 0 or opened.terms.from_key != self.agreement.peer.key:
             return False
-        try:
-            key = self.keys.by_seq[self.keys.seq]
-            check_mac(key, message.mac, opened.header.signing, message.signed)
-        except BadSignature:
+        known = [(self.keys.seq, self.keys.by_seq[self.keys.seq])]
+        if self.offer is not None:
+            known.append((self.offer.seq, self.offer.key))
+        if opened.header.seq <= max(seq for seq, _ in known):
             return False
-        return True
+        return any(
+            holds(key, message.mac, opened.header.signing, message.signed) for _, key in known
+        )
+
+    def _credit(self, event: MessageReceived) -> float:
+        """Bytes that an OPEN lets us send to where it came from, before CONFIRM. Spec: R-7.5."""
+        known = event.proved or (self.keys.seq >= 0 and event.source == self.towards)
+        return inf if known else event.size
 
     def _offer(
         self, opened: CheckedOpen, event: MessageReceived, message: Open
@@ -141,8 +151,9 @@ class Responder(Connection):
             key=key,
             towards=event.source,
             hops=message.hops,
-            credit=inf if event.proved or self.keys.seq >= 0 else event.size,
+            credit=self._credit(event),
         )
+        self.asked_s = terms.time_s
         return offer, data
 
     def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
@@ -166,7 +177,8 @@ class Responder(Connection):
         if offer is None:
             return []
         if not offer.confirmed:
-            self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**offer.tries)
+            wait_s = c.RETRANSMIT_FIRST_S * 2 ** min(offer.tries, DOUBLINGS_MAX)
+            self.timers.start(Timer.RETRANSMIT, now + wait_s)
         offer.tries += 1
         datagram = self._accept_datagram(offer)
         if len(datagram.data) > offer.credit:
@@ -177,8 +189,14 @@ class Responder(Connection):
         return [datagram]
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
+        header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
+        signed = self._terms(offer, offer.hops)
+        signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+        return SendDatagram(encode(header, Accept(signed, signature, offer.hops)), offer.towards)
+
+    def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
+        """What we agree to when an OPEN came by these hops. Spec: R-5.2."""
         about = self.agreement
-        header = Header(Accept.TYPE, offer.seq, about.cid)
         sealed = b""
         if offer.data:
             key = derive(offer.key, b"", b"wayside accept")
@@ -186,20 +204,21 @@ class Responder(Connection):
         terms = AcceptTerms(
             from_key=self.host.key.public,
             open_hash=offer.hash,
-            hops_hash=hops_hash(offer.hops),
+            hops_hash=hops_hash(hops),
             source=about.wire.destination,
             destination=about.wire.source,
             ephemeral=offer.ephemeral,
             lifetime_s=int(self.host.lifetime_s),
             sealed=sealed,
         )
-        signed = encode_body(terms)
-        signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
-        offer.seen = [*offer.seen[1 - SEEN_MAX :], digest(signed)]
-        return SendDatagram(encode(header, Accept(signed, signature, offer.hops)), offer.towards)
+        return encode_body(terms)
 
     def _on_confirm(self, event: MessageReceived, message: Confirm, now: float) -> list[Effect]:
-        """The initiator receives where it says: now we may talk to it. Spec: R-5.3, R-7.5."""
+        """The initiator receives where it says: now we may talk to it. Spec: R-5.3, R-7.5.
+
+        The hops that it names are those of an ACCEPT of ours, or `seen` is no hash of it: so
+        neither copies of the OPEN with other hops, nor a box that changes them, get anywhere.
+        """
         offer = self.offer
         if offer is None or event.header.seq != offer.seq:
             return self._drop(event, DropReason.STALE)
@@ -209,12 +228,26 @@ class Responder(Connection):
             check_mac(offer.key, message.mac, event.header.signing, message.seen)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
-        if message.seen not in offer.seen:
+        if hops_size(message.hops) > c.HOPS_BYTES_MAX or message.seen != digest(
+            self._terms(offer, message.hops)
+        ):
             return self._drop(event, DropReason.STALE)
         if offer.confirmed:
             return []
         offer.confirmed = True
+        offer.towards, offer.hops = event.source, message.hops
         return self._confirmed(offer, now)
+
+    def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
+        """An initiator that closes at once may do so before its CONFIRM got here. Spec: R-5.9.3."""
+        offer = self.offer
+        if offer is not None and not offer.confirmed and event.header.seq == offer.seq:
+            if not holds(offer.key, message.mac, event.header.signing, message.reason.encode()):
+                return self._drop(event, DropReason.SIGNATURE)
+            offer.confirmed = True
+            self.keys.add(offer.seq, offer.key)
+            self.towards, self.hops = offer.towards, offer.hops
+        return super()._on_close(event, message, now)
 
     def _confirmed(self, offer: Offer, now: float) -> list[Effect]:
         first = self.state is State.OFFERED

@@ -63,5 +63,18 @@ class Rule:
             raise ValueError(f"not a note: {self.note!r}")
 
 
+def note_of(*words: str) -> str:
+    """A note of these words, whatever strangers wrote into them: `_` for what a note cannot hold.
+
+    The words stay apart: `note.split(" ")` gives as many as went in, while they fit.
+    """
+    plain = ("".join(map(_plain, word)) or "-" for word in words)
+    return " ".join(plain)[:NOTE_CHARACTERS_MAX]
+
+
+def _plain(character: str) -> str:
+    return character if _is_plain(character) and character != " " else "_"
+
+
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text

@@ -35,7 +35,7 @@ class Saved:
         Field(8, "wire_destination", ADDRESS),
         Field(9, "local_source", ADDRESS),
         Field(10, "local_destination", ADDRESS),
-        Field(11, "seq", uint(2**63)),
+        Field(11, "seq", uint(2**64 - 1)),
         Field(12, "key", fixed(32)),
         Field(13, "lifetime_ms", uint(2**40)),
         Field(14, "towards", ADDRESS),

@@ -1,0 +1,66 @@
+"""ICMP errors about wire packets, brought to the socket that never saw the wire.
+
+A router or the peer answers what it saw: the wire 5-tuple. The kernel finds no socket for that.
+The agent reads the error from a raw socket, and this turns it into the same error about the
+virtual 5-tuple, to be injected: so path MTU discovery works, and a closed UDP port is known at
+once. It comes from the peer's virtual address, whoever on the way sent it: that is the only
+sender which the host's own routing believes. RFC 792, RFC 1191, RFC 4443.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from wayside.core.address import Flow
+
+from .packets import ICMP, build_icmp_error, checksum, parse_flow, parse_header
+
+_V4_KINDS = frozenset({3, 11, 12})
+"""Destination unreachable (fragmentation needed is its code 4), time exceeded, parameter problem."""
+
+_V6_KINDS = frozenset({1, 2, 3, 4})
+"""Destination unreachable, packet too big, time exceeded, parameter problem."""
+
+LookUp = Callable[[Flow], Flow | None]
+"""From the wire 5-tuple of packets that left here to the local one; None: not ours."""
+
+
+def error_from_socket(data: bytes) -> bytes:
+    """The ICMP message in what a raw socket gave: IPv4 gives the IP header with it, IPv6 does not."""
+    header = parse_header(data)
+    if header is not None and header.protocol == ICMP and data[0] >> 4 == 4:
+        return data[header.header_bytes :]
+    return data
+
+
+def translate_error(message: bytes, family: int, look_up: LookUp) -> bytes | None:
+    """An ICMP error about a wire packet, as one about the local packet; an IP packet to inject.
+
+    None for other messages, for cut-off ones, and for flows that are not ours.
+    """
+    if len(message) < 8 or message[0] not in (_V4_KINDS if family == 4 else _V6_KINDS):
+        return None
+    if family == 4 and checksum(message) != 0:
+        return None
+    kind, code, _, rest = struct.unpack_from("!BBHI", message)
+    quoted = message[8:]
+    wire = parse_flow(quoted)
+    if wire is None or wire.family != family:
+        return None
+    local = look_up(wire)
+    if local is None or local.family != family:
+        return None
+    return build_icmp_error(local, kind, code, rest, _requoted(quoted, local))
+
+
+def _requoted(quoted: bytes, local: Flow) -> bytes:
+    """The packet in question with the addresses and ports that the socket knows."""
+    addresses = local.source.ip.packed + local.destination.ip.packed
+    ports = struct.pack("!HH", local.source.port, local.destination.port)
+    if local.family == 6:
+        return quoted[:8] + addresses + ports + quoted[44:]
+    size = (quoted[0] & 15) * 4
+    head = quoted[:10] + b"\0\0" + addresses + quoted[20:size]
+    head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+    return head + ports + quoted[size + 4 :]

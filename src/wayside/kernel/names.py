@@ -1,0 +1,45 @@
+"""What is ours in a kernel, by name and number: all there is to look for, and to take away again."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+TABLE = "wayside"
+"""`table inet wayside`. Every other table is somebody else's."""
+
+MARK = 0x57415901
+"""The packet mark of whatever was signaled ("WAY", 1). Rulesets of others can let it through."""
+
+MARK_INTERCEPTED = 0x57415902
+"""The packet mark of signaling that a gate takes in: its route is local. It never leaves."""
+
+ROUTE_TABLE = 4747
+"""The routing table with the one route that MARK_INTERCEPTED chooses."""
+
+RULE_PRIORITY = 4747
+"""Priority of that choice: behind the local table (0), before the main one (32,766)."""
+
+HOST_LINK = "wayside0"
+"""The host's end of the veth pair: the virtual addresses are routed into it."""
+
+TAP_LINK = "wayside1"
+"""The agent's end: what no rule rewrites comes out here."""
+
+HOST_MAC = bytes.fromhex("027761790000")
+TAP_MAC = bytes.fromhex("027761790001")
+"""Fixed and locally administered; the pair speaks no ARP."""
+
+LINK_MTU = 1500
+"""Bytes. TCP takes its segment size from here; a smaller link on the way answers by ICMP."""
+
+RTO_MIN_MS = 10
+"""Least retransmission timeout on virtual routes: the gap after a move is 27 ms, not 210."""
+
+V4_PREFIX = IPv4Network("198.18.0.0/15")
+"""Virtual IPv4 addresses (RFC 2544's range, private to each host)."""
+
+ELEMENTS_MAX = 262_144
+"""Size of each set: 2 elements a connection; at about 300 bytes each, 80 MB when it is full."""
+
+CHANGES_MAX = 250
+"""Changes in one transaction: 4 nft commands each stay below an unprivileged send buffer."""

@@ -1,0 +1,133 @@
+"""The chains of our table: for a host, and for a gate, in nft's own words.
+
+The rules that every packet of a connection meets come first in their chains and are made of
+expressions that nft's language cannot say (hotpath.py); `first` creates the sets and the empty
+chains, then the hot rules are added, then `then` adds the rest. A chain named after a digest of
+all that says whether a table which is there already is exactly this one.
+
+Gate: what is signaled is found in prerouting, before connection tracking, which then leaves it
+alone, and gets a mark. Forward lets marked packets through, and drops all others between inside
+and outside. Host: see nft.py; `out` is a route chain, so that a new destination is routed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
+from .nft import GATE_SETS, HOST_MAPS
+
+_VERSION = 1
+"""Of the hot rules, which the digest does not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A table without its elements, in two steps, and the name of the chain that stands for it."""
+
+    first: str
+    then: str
+    name: str
+
+
+def host_skeleton(v6_prefix: str, signaling_port: int) -> Skeleton:
+    """A host's table. `v6_prefix`: the virtual IPv6 addresses."""
+    maps = "\n".join(_host_map(name) for name in HOST_MAPS)
+    first = f"""table inet {TABLE} {{
+{maps}
+  chain out {{ type route hook output priority raw; policy accept; }}
+  chain in {{ type filter hook prerouting priority raw; policy accept; }}
+  chain defragment {{ udp dport 0 ip daddr 0.0.0.0 tproxy ip to :1; }}
+  chain defragment6 {{ udp dport 0 ip6 daddr ::1 tproxy ip6 to :1; }}
+}}
+"""
+    # The last two are not called by anyone: that a tproxy statement exists makes the kernel put
+    # fragments together before prerouting, and only a whole datagram shows its ports.
+    then = f"""
+add rule inet {TABLE} out oifname "{HOST_LINK}" meta mark {MARK:#x} counter drop
+add rule inet {TABLE} in iifname "lo" accept
+add rule inet {TABLE} in iifname "{HOST_LINK}" meta mark set {MARK:#x} accept
+add rule inet {TABLE} in iifname != "{TAP_LINK}" ip saddr {V4_PREFIX} counter drop
+add rule inet {TABLE} in iifname != "{TAP_LINK}" ip daddr {V4_PREFIX} counter drop
+add rule inet {TABLE} in iifname != "{TAP_LINK}" ip6 saddr {v6_prefix} counter drop
+add rule inet {TABLE} in iifname != "{TAP_LINK}" ip6 daddr {v6_prefix} counter drop
+add rule inet {TABLE} in udp dport {signaling_port} meta mark set {MARK:#x}
+"""
+    return _named(first, then)
+
+
+def gate_skeleton(
+    inside: Sequence[str], outside: Sequence[str], lifetime_s: float, signaling_port: int
+) -> Skeleton:
+    """A gate's table. `lifetime_s`: what packets renew an element to."""
+    sets = "\n".join(_gate_set(name, lifetime_s) for name in GATE_SETS)
+    first = f"""table inet {TABLE} {{
+{sets}
+  set inside {{ type ifname; elements = {{ {_quoted(inside)} }}; }}
+  set outside {{ type ifname; elements = {{ {_quoted(outside)} }}; }}
+  set sides {{ type ifname; elements = {{ {_quoted([*inside, *outside])} }}; }}
+  chain admit {{ type filter hook prerouting priority raw; policy accept; }}
+  chain errors4 {{ }}
+  chain errors6 {{ }}
+  chain pass {{ type filter hook forward priority filter; policy accept;
+    meta mark {MARK:#x} accept
+    iifname @inside oifname @outside counter drop
+    iifname @outside oifname @inside counter drop
+  }}
+}}
+"""
+    intercept = f"fib daddr type unicast notrack meta mark set {MARK_INTERCEPTED:#x}"
+    signaling = f"udp dport {signaling_port}"
+    blocked = {4: _key("ip protocol", "ip"), 6: _key("ip6 nexthdr", "ip6")}
+    then = f"""
+add rule inet {TABLE} admit {blocked[4]} @blocked4 drop
+add rule inet {TABLE} admit {blocked[6]} @blocked6 drop
+add rule inet {TABLE} admit icmp type {{ 3, 11, 12 }} jump errors4
+add rule inet {TABLE} admit icmpv6 type {{ 1, 2, 3, 4 }} jump errors6
+add rule inet {TABLE} admit meta mark {MARK:#x} meta mark set 0
+add rule inet {TABLE} admit {signaling} fib daddr type local meta mark set {MARK:#x} accept
+add rule inet {TABLE} admit iifname @sides meta nfproto ipv4 {signaling} {intercept} \
+tproxy ip to :{signaling_port} accept
+add rule inet {TABLE} admit iifname @sides meta nfproto ipv6 {signaling} {intercept} \
+tproxy ip6 to :{signaling_port} accept
+"""
+    return _named(first, then)
+
+
+def _key(protocol: str, family: str) -> str:
+    return f"{protocol} . {family} saddr . th sport . {family} daddr . th dport"
+
+
+def _types(name: str) -> tuple[str, str]:
+    address = "ipv4_addr" if "4" in name else "ipv6_addr"
+    return f"inet_proto . {address} . inet_service . {address} . inet_service", address
+
+
+def _host_map(name: str) -> str:
+    key, address = _types(name)
+    data = f"{address} . {address}"
+    if name.endswith("p"):
+        data += " . inet_service . inet_service"
+    return f"  map {name} {{ type {key} : {data}; flags timeout; size {ELEMENTS_MAX}; counter; }}"
+
+
+def _gate_set(name: str, lifetime_s: float) -> str:
+    key, _ = _types(name)
+    flags = "flags timeout;"
+    if name.startswith("renewed"):
+        milliseconds = round(lifetime_s * 1000)
+        timeout = f"timeout {milliseconds // 1000}s{milliseconds % 1000}ms;"
+        flags = f"flags timeout, dynamic; {timeout}"
+    return f"  set {name} {{ type {key}; {flags} size {ELEMENTS_MAX}; counter; }}"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _named(first: str, then: str) -> Skeleton:
+    digest = hashlib.sha256(f"{_VERSION}{first}{then}".encode()).hexdigest()[:16]
+    name = f"setup_{digest}"
+    return Skeleton(first, f"{then}add chain inet {TABLE} {name}\n", name)

@@ -1,0 +1,1 @@
+"""Scenarios of the design, played with real daemons and real traffic in namespaces."""

@@ -1,0 +1,221 @@
+"""The daemons of a scenario: keys, certificates, configuration files, and `wayside` itself.
+
+Everything goes through what a user has: configuration files written here, the command `wayside`
+in a process of its own, its exit codes and what it prints. Every host is `NODE.lab`, vouched for
+by a certificate of the lab's own domain key; every host knows every other one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wayside.core.address import IP
+from wayside.core.crypto import SigningKey
+from wayside.core.identity import key_text, sign_certificate
+from wayside.lab.enclosure import PYTHON
+from wayside.lab.world import STATE, Node, Process, ProgramFailed
+from wayside.runtime import eventlog
+from wayside.runtime.keyfile import new_key, write_certificate
+
+T = TypeVar("T")
+
+DOMAIN = "lab"
+CERTIFICATE_S = 3600
+"""A lab does not live as long."""
+
+READY_LIMIT_S = 10.0
+SEEN_LIMIT_S = 5.0
+"""What a daemon does because of a packet or a timer, it has done by then."""
+
+POLL_S = 0.02
+WAYSIDE = (*PYTHON, "-m", "wayside.cli.main")
+
+
+@dataclass(slots=True)
+class Daemon:
+    """`wayside host` or `wayside gate` in a node. `log`: its event log."""
+
+    role: str
+    node: Node
+    public: bytes
+    log: Path
+    process: Process | None = None
+
+    @property
+    def name(self) -> str:
+        """As certificates, policies and records have it."""
+        return f"{self.node.name}.{DOMAIN}" if self.role == "host" else self.node.name
+
+    @property
+    def control(self) -> Path:
+        """Its control socket."""
+        return self.node.state / f"{self.role}.sock"
+
+    def start(self) -> None:
+        """Start it; return when it notifies that it is ready, as systemd would wait for it.
+
+        Raises ProgramFailed.
+        """
+        config = self.node.state / f"{self.role}.toml"
+        path = self.node.state / "notify"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.bind(str(path))
+            notified.settimeout(POLL_S)
+            environment = {"NOTIFY_SOCKET": str(path)}
+            argv = (*WAYSIDE, self.role, "--config", str(config))
+            self.process = self.node.spawn(*argv, environment=environment)
+            if not within(READY_LIMIT_S, lambda: self._has_ended() or _says_ready(notified)):
+                raise ProgramFailed(f"{self.name} does not get ready: {self.process.text()}")
+        if self._has_ended():
+            raise ProgramFailed(f"{self.name} ended at once: {self.process.text()}")
+
+    def kill(self) -> None:
+        """SIGKILL; its helper has to find out and leave by itself."""
+        if self.process is None:
+            raise ProgramFailed(f"{self.name} was never started")
+        self.process.popen.kill()
+        self.process.wait(READY_LIMIT_S)
+
+    def command(self, *words: str) -> str:
+        """Run `wayside WORDS` against this daemon; what it prints. Raises ProgramFailed."""
+        environment = {"WAYSIDE_SOCKET": str(self.control)}
+        return self.node.run(*WAYSIDE, *words, environment=environment).stdout
+
+    def status(self) -> dict[str, Any]:
+        """What `wayside status --json` says."""
+        return json.loads(self.command("status", "--json"))
+
+    def why(self) -> list[dict[str, Any]]:
+        """The refusals of `wayside why --json`, newest first."""
+        return json.loads(self.command("why", "--json"))["refusals"]
+
+    def address(self, name: str, family: int) -> IP:
+        """The virtual address of a name on this host."""
+        return ip_address(self.command("address", name, f"-{family}").strip())
+
+    def events(self) -> list[eventlog.Record]:
+        """Its event log so far."""
+        return eventlog.read([self.log])
+
+    def _has_ended(self) -> bool:
+        return self.process is not None and self.process.popen.poll() is not None
+
+
+@dataclass(slots=True)
+class Daemons:
+    """All daemons of one scenario."""
+
+    out: Path
+    hosts: list[Daemon] = field(default_factory=list[Daemon])
+    gates: list[Daemon] = field(default_factory=list[Daemon])
+    _domain: SigningKey = field(default_factory=lambda: SigningKey(os.urandom(32)))
+
+    @property
+    def all(self) -> list[Daemon]:
+        """Gates and hosts."""
+        return self.gates + self.hosts
+
+    def host(
+        self, node: Node, services: Mapping[str, int] | None = None, lifetime_s: float = 120
+    ) -> Daemon:
+        """A host with services (name: port); its peers are filled in by `start`."""
+        daemon = self._daemon("host", node)
+        certificate = sign_certificate(
+            self._domain, daemon.name, daemon.public, int(time.time()) + CERTIFICATE_S
+        )
+        write_certificate(self._certificate(node), certificate)
+        lines = [
+            *self._common(daemon, lifetime_s),
+            f'certificate = "{self._certificate(node)}"',
+            "[services]",
+            *(f'"{name}" = {port}' for name, port in (services or {}).items()),
+            "[domains]",
+            f'{DOMAIN} = "{key_text(self._domain.public)}"',
+        ]
+        (node.state / "host.toml").write_text("\n".join(lines) + "\n")
+        self.hosts.append(daemon)
+        return daemon
+
+    def gate(
+        self, node: Node, *, inside: Node, outside: Node, policy: str, lifetime_s: float = 120
+    ) -> Daemon:
+        """A gate between two neighbours; `policy`: the text of its policy.toml."""
+        daemon = self._daemon("gate", node)
+        (node.state / "policy.toml").write_text(policy)
+        lines = [
+            *self._common(daemon, lifetime_s),
+            f'inside = ["to-{inside.name}"]',
+            f'outside = ["to-{outside.name}"]',
+            f'policy = "{node.state}/policy.toml"',
+            "[domains]",
+            f'{DOMAIN} = "{key_text(self._domain.public)}"',
+        ]
+        (node.state / "gate.toml").write_text("\n".join(lines) + "\n")
+        self.gates.append(daemon)
+        return daemon
+
+    def start(self) -> None:
+        """Introduce all hosts to each other and start everything."""
+        for host in self.hosts:
+            with (host.node.state / "host.toml").open("a") as file:
+                for peer in self.hosts:
+                    if peer is not host:
+                        file.write("\n".join(self._introduction(peer)) + "\n")
+        for daemon in self.all:
+            daemon.start()
+
+    def events(self) -> list[eventlog.Record]:
+        """What all of them logged, in the order of time."""
+        return eventlog.read([daemon.log for daemon in self.all])
+
+    def _daemon(self, role: str, node: Node) -> Daemon:
+        key = new_key(node.state / f"{role}.key")
+        return Daemon(role, node, key.public, self.out / f"{node.name}.events")
+
+    def _common(self, daemon: Daemon, lifetime_s: float) -> list[str]:
+        return [
+            f'name = "{daemon.name}"',
+            f'key = "{daemon.node.state}/{daemon.role}.key"',
+            f'state = "{daemon.node.state}"',
+            f'socket = "{daemon.control}"',
+            f'log = "{daemon.log}"',
+            f"lifetime_s = {lifetime_s}",
+        ]
+
+    def _introduction(self, peer: Daemon) -> Sequence[str]:
+        addresses = [str(peer.node.address(family)) for family in (4, 6)]
+        return (
+            f'[peers."{peer.name}"]',
+            f'key = "{key_text(peer.public)}"',
+            f"addresses = {json.dumps(addresses)}",
+            f'certificate = "{self._certificate(peer.node)}"',
+        )
+
+    def _certificate(self, node: Node) -> Path:
+        return STATE / f"{node.name}.certificate"
+
+
+def _says_ready(notified: socket.socket) -> bool:
+    with contextlib.suppress(TimeoutError):
+        return b"READY=1" in notified.recv(4096)
+    return False
+
+
+def within(limit_s: float, look: Callable[[], T]) -> T:
+    """Look until there is something (truthy) or the time is over; what was seen last."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        seen = look()
+        if seen or time.monotonic() > deadline:
+            return seen
+        time.sleep(POLL_S)

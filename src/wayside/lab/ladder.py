@@ -1,0 +1,282 @@
+"""A ladder: what happened between several daemons, in one drawing, from nothing but their logs.
+
+    client            gate             server
+      │ ── OPEN ──────> │                 │
+      │                 │ ── OPEN ──────> │
+      │                 │   + rule        │
+
+`build` is pure: records in, `Ladder` out; three renderers draw the same Ladder as text, SVG and
+mermaid. It knows nothing of what should have happened. An arrow is a datagram that one log says
+was sent and another says was received, matched by the digest of its bytes; one that nobody
+received is drawn as lost, one that nobody says to have sent comes from outside.
+
+Connections are told one after the other, each with its own rows in the order of time; times are
+in milliseconds from the first event of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from wayside.runtime.eventlog import Record
+
+FLIGHT_S_MAX = 5.0
+"""A datagram that arrives later than this belongs to an earlier sending of the same bytes."""
+
+TOGETHER_S = 0.05
+"""Marks of the same kind at the same place so close in time are drawn as one."""
+
+CONNECTIONS_MAX = 200
+"""A drawing of more is not read by anybody; the rest is counted."""
+
+
+class Tone(Enum):
+    """What a mark is like, for its colour."""
+
+    GOOD = "good"
+    BAD = "bad"
+    DATA = "data"
+    NEUTRAL = "neutral"
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A daemon; its column is its place in `Ladder.participants`."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """A datagram from one column to another. Times in ms.
+
+    `target` None: lost, nobody received it. `source` None: nobody that we have a log of sent it.
+    `arrived_ms`: None when it is lost. `towards`: the column that a lost one was headed for, if
+    that is known.
+    """
+
+    time_ms: float
+    label: str
+    bytes: int
+    source: int | None
+    target: int | None = None
+    arrived_ms: float | None = None
+    towards: int | None = None
+
+    @property
+    def flight_ms(self) -> float:
+        """How long it was under way, to a tenth of a millisecond; 0 when it is lost."""
+        return 0.0 if self.arrived_ms is None else round(self.arrived_ms - self.time_ms, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened in one column. `count`: how many of the same kind at once."""
+
+    time_ms: float
+    column: int
+    text: str
+    tone: Tone
+    detail: str = ""
+    count: int = 1
+
+
+Row = Arrow | Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One connection (`cid` in hex), or what belongs to none (empty)."""
+
+    cid: str
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Participants in the order of the path, and what happened in each connection.
+
+    `left_out`: connections beyond CONNECTIONS_MAX.
+    """
+
+    participants: tuple[Participant, ...]
+    sections: tuple[Section, ...]
+    left_out: int = 0
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A datagram between being sent and being received."""
+
+    sent: Record | None
+    received: Record | None = None
+
+
+def build(records: Iterable[Record], cid: str = "") -> Ladder:
+    """Lay the logs of several daemons side by side; only one connection where `cid` is given."""
+    ordered = sorted(records, key=lambda record: record.time)
+    roles = {record.node: record.role for record in ordered}
+    flights = _match(ordered)
+    names = _path_order(flights, roles)
+    columns = {name: column for column, name in enumerate(names)}
+    told = [r for r in ordered if r.event not in ("daemon.ready", "log.lost") or r.records]
+    start = min((r.time for r in told if r.cid or r.digest), default=0.0)
+    cids = list(dict.fromkeys(r.cid for r in told if (r.cid or r.digest) and cid in ("", r.cid)))
+    sections = tuple(
+        _section(one, [r for r in told if r.cid == one], flights, columns, start)
+        for one in cids[:CONNECTIONS_MAX]
+    )
+    participants = tuple(Participant(name, roles[name]) for name in names)
+    return Ladder(participants, sections, max(0, len(cids) - CONNECTIONS_MAX))
+
+
+def _match(records: list[Record]) -> list[_Flight]:
+    """Pair every reception with the last sending of the same bytes by somebody else."""
+    flights: list[_Flight] = []
+    in_the_air: dict[str, list[_Flight]] = {}
+    for record in records:
+        if record.event == "datagram.sent":
+            flight = _Flight(record)
+            flights.append(flight)
+            in_the_air.setdefault(record.digest, []).append(flight)
+        elif record.event == "datagram.received":
+            candidates = in_the_air.get(record.digest, [])
+            for flight in reversed(candidates):
+                sent = flight.sent
+                if sent and sent.node != record.node and record.time - sent.time < FLIGHT_S_MAX:
+                    flight.received = record
+                    candidates.remove(flight)
+                    break
+            else:
+                flights.append(_Flight(None, record))
+    return flights
+
+
+def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:
+    """Columns as the first OPEN met them; who took no part stands at the end."""
+    order: list[str] = []
+    for flight in sorted(flights, key=_flight_time):
+        for record in (flight.sent, flight.received):
+            if record and record.node not in order:
+                order.insert(_place(order, flight, record), record.node)
+    return order + [name for name in sorted(roles) if name not in order]
+
+
+def _place(order: list[str], flight: _Flight, record: Record) -> int:
+    """Right of the sender; a sender that comes to light late, left of nobody in particular."""
+    if record is flight.received and flight.sent and flight.sent.node in order:
+        return order.index(flight.sent.node) + 1
+    return len(order)
+
+
+def _flight_time(flight: _Flight) -> float:
+    record = flight.sent or flight.received
+    return record.time if record else 0.0
+
+
+def _section(
+    cid: str, records: list[Record], flights: list[_Flight], columns: dict[str, int], start: float
+) -> Section:
+    rows: list[Row] = [
+        _arrow(flight, columns, start)
+        for flight in flights
+        if (flight.sent or flight.received or _NOTHING).cid == cid
+    ]
+    marks = [mark for r in records if (mark := _mark(r, columns[r.node], (r.time - start) * 1000))]
+    rows += _together(marks)
+    rows.sort(key=lambda row: row.time_ms)
+    return Section(cid, _title(cid, records), tuple(rows))
+
+
+_NOTHING = Record(0.0, "", "", "")
+
+
+def _arrow(flight: _Flight, columns: dict[str, int], start: float) -> Arrow:
+    sent, received = flight.sent, flight.received
+    record = sent or received or _NOTHING
+    return Arrow(
+        (record.time - start) * 1000,
+        f"{record.type} {record.seq}" if record.seq else record.type,
+        record.bytes,
+        columns[sent.node] if sent else None,
+        columns[received.node] if received else None,
+        (received.time - start) * 1000 if received else None,
+        None if received or not sent else _headed_for(sent, columns),
+    )
+
+
+def _headed_for(sent: Record, columns: dict[str, int]) -> int | None:
+    """A lost datagram is drawn towards the next column on the side that its message goes to."""
+    column = columns[sent.node]
+    back = sent.type in ("ACCEPT", "REJECT", "CHALLENGE", "REDIRECT")
+    following = column - 1 if back else column + 1
+    if following in columns.values():
+        return following
+    other = column + 1 if back else column - 1
+    return other if other in columns.values() else None
+
+
+def _mark(record: Record, column: int, time_ms: float) -> Mark | None:
+    """What a record other than of a datagram is drawn as."""
+    text, tone, detail = "", Tone.NEUTRAL, ""
+    match record.event:
+        case "rule.installed":
+            until = "until CONFIRM, " if record.pending else ""
+            lifetime = "" if record.lifetime_s is None else f" {until}{record.lifetime_s:g} s"
+            text, tone = f"+ {record.action}{lifetime}", Tone.GOOD
+            detail = f"{record.match} ⇒ {record.to}" if record.to else record.match
+        case "rule.removed":
+            text, tone, detail = f"− {record.action or 'rule'}", Tone.BAD, record.match
+        case "packet.first":
+            text, tone, detail = "first packet held", Tone.DATA, record.flow
+        case "packet.released":
+            text, tone, detail = "first packet sent on", Tone.DATA, record.flow
+        case "data.delivered":
+            text, tone, detail = f"data delivered, {record.bytes} B", Tone.DATA, record.flow
+        case "data.first":
+            text, tone, detail = "first data", Tone.DATA, record.flow
+        case "connection.opened":
+            text, tone, detail = "opened", Tone.GOOD, record.peer
+        case "connection.refused":
+            by = f" by {record.by}" if record.by else ""
+            text, tone, detail = f"refused{by}", Tone.BAD, record.why or record.code
+        case "connection.closed":
+            text, detail = "closed", record.why
+        case "dropped":
+            text, tone = f"dropped: {record.reason}", Tone.BAD
+        case "daemon.recovered":
+            text = f"restarted, knows {record.connections} connections"
+        case "log.lost":
+            text, tone = f"{record.records} records not logged", Tone.BAD
+        case _:
+            return None
+    return Mark(time_ms, column, text, tone, detail)
+
+
+def _together(marks: list[Mark]) -> list[Mark]:
+    """Marks of the same words, place and moment become one with a count."""
+    kept: list[Mark] = []
+    for mark in marks:
+        for position in range(len(kept) - 1, -1, -1):
+            earlier = kept[position]
+            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000:
+                continue
+            if (earlier.column, earlier.text) == (mark.column, mark.text):
+                kept[position] = replace(earlier, count=earlier.count + 1)
+                break
+        else:
+            kept.append(mark)
+    return kept
+
+
+def _title(cid: str, records: list[Record]) -> str:
+    """What a connection is, in the words of whoever said it first."""
+    if not cid:
+        return "not of a connection"
+    service = next((r.service for r in records if r.service), "")
+    flow = next((r.flow or r.match for r in records if r.flow or r.match), "")
+    return "  ".join(word for word in (cid[:8], service, flow) if word)

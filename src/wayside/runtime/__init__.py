@@ -1,0 +1,1 @@
+"""The daemons: the only sockets, clock and event loop."""

@@ -1,0 +1,299 @@
+"""The configuration of the daemons: host.toml and gate.toml.
+
+One value comes from the first of these that has it: an option, a WAYSIDE_* variable
+(`WAYSIDE_LISTEN` for `listen`; lists with commas), the file, the default. Files named in a file
+are relative to it. Defaults are the system's places for root (/etc/wayside, /var/lib/wayside,
+/run/wayside) and the user's own (XDG) for anybody else.
+
+Every mistake is one `ConfigError` with file and line; an unknown key names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from wayside.core.address import Address
+from wayside.core.constants import LIFETIME_MAX_S, LIFETIME_MIN_S, LIFETIME_S, SIGNALING_PORT
+from wayside.core.identity import PeerIdentity, is_name, key_from_text
+from wayside.core.policy import Pattern, checked_service
+
+from .document import Document, Place
+from .keyfile import read_certificate
+
+IPV6_PREFIX = IPv6Network("fd77:6179:7364::/48")
+"""Virtual IPv6 addresses of peers: a unique local prefix, "wayside" in its bits. RFC 4193."""
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+Lifetime = Annotated[float, msgspec.Meta(ge=LIFETIME_MIN_S, le=LIFETIME_MAX_S)]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The files of a daemon: its key, what it keeps, its control socket, its event log."""
+
+    key: Path
+    state: Path
+    socket: Path
+    log: Path
+    certificate: Path | None = None
+    policy: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host that we know by name: who it is, and where its signaling is reached."""
+
+    identity: PeerIdentity
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that this host offers: its local port, and who may use it (empty: anyone)."""
+
+    port: int
+    allow: tuple[Pattern, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """What `wayside host` runs with.
+
+    `listen`: UDP port. `lifetime_s`: what it asks for its connections. `domains`: name to public
+    key (32 bytes). `peers` and `services` by name.
+    """
+
+    name: str
+    paths: Paths
+    listen: int = SIGNALING_PORT
+    lifetime_s: float = LIFETIME_S
+    ipv6_prefix: IPv6Network = IPV6_PREFIX
+    domains: Mapping[str, bytes]
+    peers: Mapping[str, Peer]
+    services: Mapping[str, Service]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """What `wayside gate` runs with; `inside` and `outside` are names of interfaces."""
+
+    name: str
+    paths: Paths
+    listen: int = SIGNALING_PORT
+    lifetime_s: float = LIFETIME_S
+    inside: tuple[str, ...]
+    outside: tuple[str, ...]
+    domains: Mapping[str, bytes]
+
+
+class _DaemonFile(msgspec.Struct, kw_only=True):
+    name: str = ""
+    key: str = ""
+    listen: Port = SIGNALING_PORT
+    state: str = ""
+    socket: str = ""
+    log: str = ""
+    lifetime_s: Lifetime = LIFETIME_S
+    policy: str = ""
+    domains: dict[str, str] = {}
+
+
+class _HostFile(_DaemonFile, kw_only=True):
+    certificate: str = ""
+    ipv6_prefix: str = str(IPV6_PREFIX)
+    peers: dict[str, dict[str, Any]] = {}
+    services: dict[str, Any] = {}
+
+
+class _GateFile(_DaemonFile, kw_only=True):
+    inside: list[str] = []
+    outside: list[str] = []
+
+
+class _PeerFile(msgspec.Struct):
+    key: str
+    addresses: list[str] = []
+    certificate: str = ""
+
+
+class _ServiceFile(msgspec.Struct):
+    port: Port
+    allow: Annotated[list[str], msgspec.Meta(min_length=1)] = []
+
+
+def load_host(
+    path: Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
+) -> HostConfig:
+    """Read host.toml; `path` None takes the default file where it is there.
+
+    `flags`: options by key, those not given left out. Raises ConfigError and WaysideError.
+    """
+    document = _open("host", path, flags, environ, _HostFile)
+    file = document.convert(document.data, _HostFile)
+    paths = _paths("host", document, file, environ)
+    return HostConfig(
+        name=file.name,
+        paths=paths,
+        listen=file.listen,
+        lifetime_s=file.lifetime_s,
+        ipv6_prefix=document.value(("ipv6_prefix",), _virtual_prefix, file.ipv6_prefix),
+        domains=_domains(document, file),
+        peers={name: _peer(document, name, raw) for name, raw in file.peers.items()},
+        services={name: _service(document, name, raw) for name, raw in file.services.items()},
+    )
+
+
+def load_gate(
+    path: Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
+) -> GateConfig:
+    """Read gate.toml, as `load_host` does. A gate without `inside` or `outside` is an error."""
+    document = _open("gate", path, flags, environ, _GateFile)
+    file = document.convert(document.data, _GateFile)
+    for key, names in (("inside", file.inside), ("outside", file.outside)):
+        if not names:
+            raise document.error(
+                (key,) if key in document.data else (),
+                f"a gate needs at least one interface in `{key}`",
+                hint=f'{key} = ["eth0"]; `ip -br link` lists the interfaces',
+                code="WS-2104",
+            )
+    both = sorted(set(file.inside) & set(file.outside))
+    if both:
+        raise document.error(("outside",), f"`{both[0]}` is both inside and outside")
+    return GateConfig(
+        name=file.name or socket.gethostname(),
+        paths=_paths("gate", document, file, environ),
+        listen=file.listen,
+        lifetime_s=file.lifetime_s,
+        inside=tuple(file.inside),
+        outside=tuple(file.outside),
+        domains=_domains(document, file),
+    )
+
+
+def default_socket(role: str, environ: Mapping[str, str]) -> Path:
+    """Where the control socket of a role is, for daemon and command alike."""
+    chosen = environ.get("WAYSIDE_SOCKET")
+    if chosen:
+        return Path(chosen)
+    user = environ.get("XDG_RUNTIME_DIR")
+    own = Path(user) / "wayside" / f"{role}.sock" if user and os.geteuid() else None
+    return own or Path("/run/wayside") / f"{role}.sock"
+
+
+def _open(
+    role: str,
+    path: Path | None,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    kind: type[_DaemonFile],
+) -> Document:
+    if path is None and "WAYSIDE_CONFIG" in environ:
+        path = Path(environ["WAYSIDE_CONFIG"])
+    default = _config_directory(environ) / f"{role}.toml"
+    if path is None and default.exists():
+        path = default
+    document = Document.read(path) if path else Document(None)
+    for field in msgspec.structs.fields(kind):
+        key, variable = field.encode_name, f"WAYSIDE_{field.encode_name.upper()}"
+        if key in flags:
+            document.put(key, flags[key], f"--{key.replace('_', '-')}")
+        elif variable in environ:
+            document.put(key, _from_text(environ[variable], field.type), variable)
+    return document
+
+
+def _from_text(text: str, kind: Any) -> object:
+    """A variable's text as the type of its key; what does not fit stays text, and is refused."""
+    if kind == list[str]:
+        return [item.strip() for item in text.split(",")]
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        return text
+
+
+def _config_directory(environ: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/etc/wayside")
+    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "wayside"
+
+
+def _paths(role: str, document: Document, file: _DaemonFile, environ: Mapping[str, str]) -> Paths:
+    base = document.path.parent if document.path else Path()
+    if os.geteuid() == 0:
+        state = Path("/var/lib/wayside")
+    else:
+        home = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        state = Path(home) / "wayside"
+    if file.state:
+        state = base / file.state
+    certificate = file.certificate if isinstance(file, _HostFile) else ""
+    return Paths(
+        key=base / file.key if file.key else _config_directory(environ) / f"{role}.key",
+        state=state,
+        socket=base / file.socket if file.socket else default_socket(role, environ),
+        log=base / file.log if file.log else state / f"{role}.events",
+        certificate=base / certificate if certificate else None,
+        policy=base / file.policy if file.policy else None,
+    )
+
+
+def _domains(document: Document, file: _DaemonFile) -> dict[str, bytes]:
+    return {
+        name: document.value(("domains", name), _key, text) for name, text in file.domains.items()
+    }
+
+
+def _peer(document: Document, name: str, raw: object) -> Peer:
+    at: Place = ("peers", name)
+    if not is_name(name) and key_from_text(name) is None:
+        raise document.error(at, f"`{name}` is not a name such as server.lab, nor a key")
+    file = document.convert(raw, _PeerFile, at)
+    base = document.path.parent if document.path else Path()
+    return Peer(
+        PeerIdentity(
+            document.value((*at, "key"), _key, file.key),
+            name if is_name(name) else "",
+            read_certificate(base / file.certificate) if file.certificate else b"",
+        ),
+        tuple(
+            document.value((*at, "addresses"), _signaling_address, text) for text in file.addresses
+        ),
+    )
+
+
+def _service(document: Document, name: str, raw: object) -> Service:
+    at: Place = ("services", name)
+    document.value(at, checked_service, name)
+    if isinstance(raw, int):  # `https = 8443` is short for `https = { port = 8443 }`
+        raw = {"port": raw}
+    file = document.convert(raw, _ServiceFile, at)
+    allow = tuple(document.value((*at, "allow"), Pattern.parse, text) for text in file.allow)
+    return Service(file.port, allow)
+
+
+def _key(text: str) -> bytes:
+    key = key_from_text(text)
+    if key is None:
+        raise ValueError(f"{text!r} is not a public key; `wayside key show FILE` prints one")
+    return key
+
+
+def _signaling_address(text: str) -> Address:
+    return Address.parse(text, SIGNALING_PORT)
+
+
+def _virtual_prefix(text: str) -> IPv6Network:
+    prefix = IPv6Network(text)
+    if prefix.prefixlen != 48:
+        raise ValueError(f"{text!r} is not a /48")
+    return prefix

@@ -1,0 +1,200 @@
+"""What is said on the control socket: one Struct for each request and each reply.
+
+A request's `op` names its Struct; a reply has the shape that its request asks for. Both carry
+`"v": 1`: a change that an older program would misread takes a new number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
+SourcePort = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Text = Annotated[str, msgspec.Meta(max_length=256)]
+Transport = Literal["tcp", "udp", "mptcp"]
+Family = Literal[4, 6]
+
+
+class Base(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", forbid_unknown_fields=True):
+    """A request."""
+
+    v: Literal[1] = 1
+
+
+class StatusRequest(Base, tag="status", frozen=True):
+    """Who are you and what do you hold? `limit`: connections listed at most."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1000
+
+
+class WhyRequest(Base, tag="why", frozen=True):
+    """The last refusals, newest first; `target`: only those about this name or address."""
+
+    target: Text = ""
+
+
+class AddressRequest(Base, tag="address", frozen=True):
+    """The virtual address of a name, for any program to use."""
+
+    name: Text
+    family: Family = 4
+
+
+class OpenRequest(Base, tag="open", frozen=True):
+    """Signal a connection before its first packet; answered when it is allowed or refused.
+
+    `source_port`: 0 lets the agent choose.
+    """
+
+    name: Text
+    service: Text
+    transport: Transport = "tcp"
+    source_port: SourcePort = 0
+    family: Family = 4
+
+
+class CloseRequest(Base, tag="close", frozen=True):
+    """End a connection; `cid` in hex."""
+
+    cid: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+
+
+class ExposeRequest(Base, tag="expose", frozen=True):
+    """Offer a local port as a service; `allow`: patterns of names and keys, empty for anyone."""
+
+    service: Text
+    port: Port
+    allow: Annotated[list[Text], msgspec.Meta(max_length=64)] = []
+
+
+class UnexposeRequest(Base, tag="unexpose", frozen=True):
+    """No longer offer a service."""
+
+    service: Text
+
+
+class ReloadRequest(Base, tag="reload", frozen=True):
+    """Read the policy again; the old one stays when the new one does not pass."""
+
+
+Request = (
+    StatusRequest
+    | WhyRequest
+    | AddressRequest
+    | OpenRequest
+    | CloseRequest
+    | ExposeRequest
+    | UnexposeRequest
+    | ReloadRequest
+)
+
+
+class Reply(msgspec.Struct, kw_only=True, frozen=True):
+    """An answer; as it stands, simply yes."""
+
+    v: Literal[1] = 1
+    ok: bool = True
+
+
+class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A connection as `status` shows it.
+
+    `flow` as the application has it, `wire` as it is on the network (equal where nothing is
+    rewritten); `expires_s`: until the first of its rules goes by itself, None: none does.
+    """
+
+    cid: str
+    peer: str
+    service: str
+    transport: str
+    state: str
+    flow: str
+    wire: str
+    expires_s: float | None = None
+    packets: int = 0
+    bytes: int = 0
+
+
+class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A service that a host offers."""
+
+    service: str
+    port: int
+    allow: list[str] = []
+
+
+class StatusReply(Reply, kw_only=True, frozen=True):
+    """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
+
+    `addresses`: a host's own virtual addresses.
+    """
+
+    role: Literal["host", "gate"]
+    name: str
+    key: str
+    pid: int
+    uptime_s: float
+    connections_total: int
+    connections: list[ConnectionRecord]
+    addresses: list[str] = []
+    services: list[ServiceRecord] = []
+    dropped: dict[str, int] = {}
+    refused_total: int = 0
+
+
+class RefusalRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """Somebody said no: how long ago, to what, who, by which rule, and why."""
+
+    age_s: float
+    target: str
+    service: str
+    transport: str
+    by: str
+    rule: str
+    reason: str
+    code: str
+    hint: str = ""
+
+
+class WhyReply(Reply, kw_only=True, frozen=True):
+    """The last refusals, newest first."""
+
+    refusals: list[RefusalRecord]
+
+
+class AddressReply(Reply, kw_only=True, frozen=True):
+    """A virtual address."""
+
+    address: str
+
+
+class OpenReply(Reply, kw_only=True, frozen=True):
+    """A connection that was allowed: connect to `address` and `port` from `source_port`."""
+
+    cid: str
+    address: str
+    port: int
+    source_port: int
+
+
+class ErrorRecord(msgspec.Struct, frozen=True):
+    """An error in four parts; `gate`, `rule`, `reason` only for a refusal."""
+
+    what: str
+    why: str
+    hint: str
+    code: str
+    exit_code: int
+    gate: str = ""
+    rule: str = ""
+    reason: str = ""
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    """No, and why."""
+
+    error: ErrorRecord
+    ok: bool = False
+    v: Literal[1] = 1

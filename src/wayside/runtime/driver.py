@@ -1,0 +1,197 @@
+"""The one place where a machine meets the world: events in, effects out, in order.
+
+A machine is pure; this gives it the time, hands it what came in, performs what it returns, and
+wakes it at its deadline. Nothing is awaited between `handle` and performing its effects. The
+kernel answers later: the datagrams of a `ChangeRules` leave when the rules are in, and a refusal
+comes back to the machine as an event. Every `>>` event and `<<` effect that matters is written to
+the event log here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from wayside.core.address import Address
+from wayside.core.effects import ChangeRules, Dropped, Effect, SendDatagram
+from wayside.core.events import ClockSet, Event, RulesFailed, TimePassed
+from wayside.core.messages import MESSAGES
+from wayside.core.rule import Action, Cid, Rule
+from wayside.kernel.plan import Change, KernelError, Put, Remove
+
+from .eventlog import EventLog
+from .udp import Received, read_datagrams, send
+
+CLOCK_CHECK_S = 30.0
+"""How often the wall clock is compared with the monotonic one; NTP steps are rare."""
+
+_log = structlog.get_logger()
+
+
+class Machine(Protocol):
+    """A role: the host's or the gate's."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+
+    @property
+    def deadline(self) -> float | None: ...
+
+
+class RuleKeeper(Protocol):
+    """Who puts rules into the kernel: the privileged helper, or nobody."""
+
+    async def apply(self, changes: Sequence[Change]) -> None: ...
+
+
+class Driver:
+    """Runs one machine. `perform_other` gets the effects that are the role's own business."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        rules: RuleKeeper,
+        sockets: dict[int, socket.socket],
+        log: EventLog,
+        perform_other: Callable[[Effect], None],
+    ) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._machine = machine
+        self._rules = rules
+        self._sockets = sockets
+        self._log = log
+        self._perform_other = perform_other
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wakeup: asyncio.TimerHandle | None = None
+        self._wakeup_at = 0.0
+
+    def start(self, on_received: Callable[[Received], None]) -> None:
+        """Set the machine's clock and read the sockets from now on."""
+        self._set_clock()
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets.values():
+            loop.add_reader(sock, self._read, sock, on_received)
+
+    def stop(self) -> None:
+        """Read no more."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets.values():
+            loop.remove_reader(sock)
+        if self._wakeup is not None:
+            self._wakeup.cancel()
+
+    def deliver(self, event: Event) -> None:
+        """Give the machine an event and perform what it says."""
+        effects = self._machine.handle(event, time.monotonic())
+        self._watch()
+        self.perform(effects)
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Perform effects in their order; those behind a change of rules wait for the kernel."""
+        for at, effect in enumerate(effects):
+            match effect:
+                case SendDatagram():
+                    self._send(effect)
+                case ChangeRules():
+                    self._change(effect, effects[at + 1 :])
+                    return
+                case Dropped():
+                    self.dropped[effect.reason.value] += 1
+                    self._log.write("dropped", reason=effect.reason.value, peer=str(effect.source))
+                case _:
+                    self._perform_other(effect)
+
+    async def settled(self) -> None:
+        """Wait until the kernel has answered all that was asked of it."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _read(self, sock: socket.socket, on_received: Callable[[Received], None]) -> None:
+        for received in read_datagrams(sock, sock.getsockname()[1]):
+            self._log_datagram("datagram.received", received.data, received.source)
+            on_received(received)
+
+    def _send(self, effect: SendDatagram) -> None:
+        send(self._sockets, effect.data, effect.destination)
+        self._log_datagram("datagram.sent", effect.data, effect.destination)
+
+    def _change(self, effect: ChangeRules, rest: list[Effect]) -> None:
+        changes: list[Change] = [Remove(rule) for rule in effect.remove]
+        changes += [Put(rule) for rule in effect.put]
+        if not changes:
+            self._changed(effect, rest)
+            return
+        task = asyncio.ensure_future(self._apply(effect, changes, rest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _apply(self, effect: ChangeRules, changes: list[Change], rest: list[Effect]) -> None:
+        try:
+            await self._rules.apply(changes)
+        except KernelError as error:
+            _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
+            if effect.put:
+                self.deliver(RulesFailed(effect.cid, str(error)))
+                return
+        self._changed(effect, rest)
+
+    def _changed(self, effect: ChangeRules, rest: list[Effect]) -> None:
+        for rule in effect.remove:
+            self._log.write("rule.removed", cid=effect.cid.hex(), match=str(rule.match))
+        for rule in effect.put:
+            self._log_installed(effect.cid, rule)
+        for datagram in effect.then:
+            self._send(datagram)
+        self.perform(rest)
+
+    def _log_installed(self, cid: Cid, rule: Rule) -> None:
+        self._log.write(
+            "rule.installed",
+            cid=cid.hex(),
+            match=str(rule.match),
+            action=rule.action.value,
+            to=str(rule.rewrite) if rule.rewrite else "",
+            lifetime_s=rule.lifetime_s,
+            pending=rule.action is Action.ACCEPT and not rule.renewed_by_packets,
+        )
+
+    def _log_datagram(self, event: str, data: bytes, peer: Address) -> None:
+        kind = MESSAGES.get(data[4]) if len(data) >= 32 else None
+        if kind is None:
+            return
+        name = "datagram.sent" if event == "datagram.sent" else "datagram.received"
+        self._log.write(
+            name,
+            digest=hashlib.sha256(data).hexdigest()[:16],
+            type=kind.__name__.upper(),
+            seq=int.from_bytes(data[8:16], "big"),
+            cid=data[16:32].hex(),
+            bytes=len(data),
+            peer=str(peer),
+        )
+
+    def _watch(self) -> None:
+        """Wake the machine at its deadline. An earlier wake-up than needed does no harm."""
+        deadline = self._machine.deadline
+        if deadline is None or (self._wakeup is not None and self._wakeup_at <= deadline):
+            return
+        if self._wakeup is not None:
+            self._wakeup.cancel()
+        loop = asyncio.get_running_loop()
+        wait = max(0.0, deadline - time.monotonic())
+        self._wakeup_at = deadline
+        self._wakeup = loop.call_later(wait, self._wake)
+
+    def _wake(self) -> None:
+        self._wakeup = None
+        self.deliver(TimePassed())
+
+    def _set_clock(self) -> None:
+        self.deliver(ClockSet(time.time() - time.monotonic()))
+        asyncio.get_running_loop().call_later(CLOCK_CHECK_S, self._set_clock)

@@ -1,0 +1,195 @@
+"""What the agent answers on its control socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from wayside.core.address import Address, Flow, Transport
+from wayside.core.connection import Connection
+from wayside.core.host import Offered
+from wayside.core.identity import key_from_text, key_text
+from wayside.core.policy import Pattern, checked_service
+from wayside.core.rule import Cid
+from wayside.kernel.plan import InstalledRule
+
+from .agent import Agent
+from .config import Peer
+from .control_types import (
+    AddressReply,
+    AddressRequest,
+    CloseRequest,
+    ConnectionRecord,
+    ExposeRequest,
+    OpenReply,
+    OpenRequest,
+    Reply,
+    Request,
+    ServiceRecord,
+    StatusReply,
+    StatusRequest,
+    UnexposeRequest,
+    WhyRequest,
+)
+from .errors import ConfigError, NameUnknown, WaysideError
+from .names import port_of
+
+
+class HostControl:
+    """Turns requests into replies."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def answer(self, request: Request) -> Reply:
+        """Answer one request. Raises WaysideError."""
+        match request:
+            case StatusRequest():
+                return await self._status(request.limit)
+            case WhyRequest():
+                return self._agent.asking.refusals.answer(request)
+            case AddressRequest():
+                return self._address(request)
+            case OpenRequest():
+                return await self._open(request)
+            case CloseRequest():
+                return self._close(request)
+            case ExposeRequest():
+                return self._expose(request)
+            case UnexposeRequest():
+                return self._unexpose(request)
+            case _:
+                raise WaysideError(
+                    "this is a host's agent; only a gate can do that", code="WS-2001"
+                )
+
+    def _peer(self, name: str, family: int) -> Peer:
+        peer = self._agent.config.peers.get(name)
+        key = key_from_text(name)
+        if peer is None and key is not None:
+            peer = self._agent.peer_of(key)
+        if peer is None:
+            raise NameUnknown(
+                f"no address is known for {name}",
+                hint=f'add [peers."{name}"] with key and addresses to host.toml',
+            )
+        if all(address.family != family for address in peer.addresses):
+            raise NameUnknown(
+                f"{name} has no IPv{family} address",
+                hint=f"ask for its other address with -{10 - family}",
+            )
+        return peer
+
+    def _address(self, request: AddressRequest) -> AddressReply:
+        peer = self._peer(request.name, request.family)
+        virtual = self._agent.virtual_address(peer.identity.key, request.family)
+        return AddressReply(address=str(virtual.ip))
+
+    async def _open(self, request: OpenRequest) -> OpenReply:
+        """Signal before the first packet: the caller's socket has its source port already."""
+        agent = self._agent
+        peer = self._peer(request.name, request.family)
+        _checked(request.service)
+        virtual = agent.virtual_address(peer.identity.key, request.family)
+        source_port = request.source_port or _free_port(request.family)
+        port = port_of(request.service) or source_port
+        local = Flow(
+            Transport[request.transport.upper()],
+            Address(agent.virtual.own(request.family), source_port),
+            virtual.with_port(port),
+        )
+        if agent.host.by_local(local) is not None:
+            raise WaysideError("this source port is in use", hint="take another", code="WS-1005")
+        cid = Cid(os.urandom(16))
+        outcome = agent.asking.expect(cid)
+        if not agent.ask(cid, peer, request.service, local):
+            outcome.cancel()
+            raise NameUnknown(
+                f"{request.name} cannot be reached over IPv{request.family}",
+                why="this host has no route there",
+                hint="ip route get",
+            )
+        opened = await outcome
+        return OpenReply(
+            cid=opened.cid.hex(), address=str(virtual.ip), port=port, source_port=source_port
+        )
+
+    def _close(self, request: CloseRequest) -> Reply:
+        cid = Cid(bytes.fromhex(request.cid))
+        if cid not in self._agent.host.connections:
+            raise WaysideError("no such connection", hint="wayside status", code="WS-2001")
+        self._agent.close(cid, "closed by a person")
+        return Reply()
+
+    def _expose(self, request: ExposeRequest) -> Reply:
+        try:
+            allow = tuple(Pattern.parse(pattern) for pattern in request.allow)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="*.lab, files.lab, k..., or *") from error
+        services = self._agent.host.answering.services
+        services[_checked(request.service)] = Offered(request.port, allow)
+        return Reply()
+
+    def _unexpose(self, request: UnexposeRequest) -> Reply:
+        if self._agent.host.answering.services.pop(request.service, None) is None:
+            raise ConfigError(f"{request.service} was not offered", hint="wayside status")
+        return Reply()
+
+    async def _status(self, limit: int) -> StatusReply:
+        agent = self._agent
+        host = agent.host
+        counters = {found.rule.match: found for found in await agent.helper.rules()}
+        records = [_record(connection, counters) for connection in host.connections.values()]
+        return StatusReply(
+            role="host",
+            name=agent.config.name,
+            key=key_text(host.context.key.public),
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - agent.started,
+            connections_total=len(records),
+            connections=records[:limit],
+            services=[
+                ServiceRecord(
+                    service=name,
+                    port=offered.port,
+                    allow=[pattern.text for pattern in offered.allow],
+                )
+                for name, offered in sorted(host.answering.services.items())
+            ],
+            dropped=dict(agent.dropped),
+            refused_total=agent.asking.refusals.total,
+            addresses=[str(agent.virtual.own(4)), str(agent.virtual.own(6))],
+        )
+
+
+def _record(connection: Connection, counters: dict[Flow, InstalledRule]) -> ConnectionRecord:
+    about = connection.agreement
+    out = counters.get(about.local)
+    back = counters.get(about.wire.reversed())
+    return ConnectionRecord(
+        cid=about.cid.hex(),
+        peer=str(about.peer),
+        service=about.service,
+        transport=about.wire.transport.name.lower(),
+        state=connection.state.name.lower(),
+        flow=str(about.local).partition(" ")[2],
+        wire=str(about.wire).partition(" ")[2],
+        expires_s=None,
+        packets=(out.packets if out else 0) + (back.packets if back else 0),
+        bytes=(out.bytes if out else 0) + (back.bytes if back else 0),
+    )
+
+
+def _checked(service: str) -> str:
+    try:
+        return checked_service(service)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="https, ssh, or a port number") from error
+
+
+def _free_port(family: int) -> int:
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,207 @@
+"""Ladders of made-up event logs: one connection through a gate, as three daemons would tell it."""
+
+from typing import Any
+from xml.etree import ElementTree
+
+from wayside.lab import ladder, ladder_mermaid, ladder_svg, ladder_text
+from wayside.lab.ladder import Arrow, Ladder, Mark, Tone
+from wayside.runtime.eventlog import Record
+
+CID = "c1" * 16
+FLOW = "udp 10.1.0.2:40001 > 10.3.0.1:7007"
+
+
+class Log:
+    """Collects records; `ms` is the time."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def add(self, ms: float, node: str, event: str, **details: Any) -> None:
+        role = "gate" if node == "gate" else "host"
+        details.setdefault("cid", CID)
+        record = Record(time=1000 + ms / 1000, node=node, role=role, event=event, **details)
+        self.records.append(record)
+
+    def carry(self, ms: float, sender: str, receiver: str, kind: str, digest: str) -> None:
+        """A datagram that takes 1 ms."""
+        details = {"type": kind, "digest": digest, "bytes": 300}
+        self.add(ms, sender, "datagram.sent", **details)
+        self.add(ms + 1, receiver, "datagram.received", **details)
+
+
+def through_a_gate() -> list[Record]:
+    log = Log()
+    log.add(-500, "server.lab", "daemon.ready", cid="")
+    log.add(-400, "client.lab", "daemon.ready", cid="")
+    log.add(-300, "gate", "daemon.ready", cid="")
+    log.add(0, "client.lab", "packet.first", flow=FLOW)
+    log.carry(1, "client.lab", "gate", "OPEN", "a1")
+    log.carry(3, "gate", "server.lab", "OPEN", "a2")
+    log.add(5, "server.lab", "rule.installed", action="rewrite", match=FLOW, to=FLOW)
+    log.add(5.1, "server.lab", "rule.installed", action="rewrite", match=FLOW, to=FLOW)
+    log.carry(6, "server.lab", "gate", "ACCEPT", "b1")
+    pending = {"action": "accept", "lifetime_s": 5.0, "pending": True}
+    log.add(8, "gate", "rule.installed", match=FLOW, **pending)
+    log.add(8.1, "gate", "rule.installed", match=FLOW, **pending)
+    log.carry(9, "gate", "client.lab", "ACCEPT", "b1")
+    log.add(10.5, "client.lab", "connection.opened", peer="server.lab", service="echo")
+    log.add(11, "client.lab", "packet.released", flow=FLOW)
+    log.carry(12, "client.lab", "gate", "CONFIRM", "c1")
+    log.add(12.5, "gate", "datagram.sent", type="CONFIRM", digest="c2", bytes=90)
+    return log.records
+
+
+def arrows(drawn: Ladder) -> list[Arrow]:
+    return [row for section in drawn.sections for row in section.rows if isinstance(row, Arrow)]
+
+
+def marks(drawn: Ladder) -> list[Mark]:
+    return [row for section in drawn.sections for row in section.rows if isinstance(row, Mark)]
+
+
+def test_columns_stand_in_the_order_of_the_path_whoever_logged_first() -> None:
+    drawn = ladder.build(through_a_gate())
+    assert [(p.name, p.role) for p in drawn.participants] == [
+        ("client.lab", "host"),
+        ("gate", "gate"),
+        ("server.lab", "host"),
+    ]
+
+
+def test_who_took_no_part_still_has_a_column_at_the_end() -> None:
+    log = Log()
+    log.add(-1, "server.lab", "daemon.ready", cid="")
+    log.carry(0, "client.lab", "gate", "OPEN", "a1")
+    log.carry(2, "gate", "client.lab", "REJECT", "b1")
+    drawn = ladder.build(log.records)
+    assert [p.name for p in drawn.participants] == ["client.lab", "gate", "server.lab"]
+    assert {column for a in arrows(drawn) for column in (a.source, a.target)} == {0, 1}
+
+
+def test_arrows_join_what_was_sent_to_what_was_received() -> None:
+    seen = [(a.label, a.source, a.target) for a in arrows(ladder.build(through_a_gate()))]
+    assert seen == [
+        ("OPEN", 0, 1),
+        ("OPEN", 1, 2),
+        ("ACCEPT", 2, 1),
+        ("ACCEPT", 1, 0),
+        ("CONFIRM", 0, 1),
+        ("CONFIRM", 1, None),
+    ]
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    records = through_a_gate()
+    assert ladder.build(reversed(records)) == ladder.build(records)
+
+
+def test_times_count_from_the_first_event_of_a_connection_not_from_the_start_of_daemons() -> None:
+    drawn = ladder.build(through_a_gate())
+    assert round(drawn.sections[0].rows[0].time_ms, 6) == 0
+    assert round(arrows(drawn)[0].time_ms, 6) == 1
+    assert round(arrows(drawn)[0].arrived_ms or 0, 6) == 2
+
+
+def test_a_repetition_that_arrives_leaves_the_first_one_lost() -> None:
+    log = Log()
+    log.add(0, "client.lab", "datagram.sent", type="OPEN", digest="a1")
+    log.carry(250, "client.lab", "server.lab", "OPEN", "a1")
+    first, second = arrows(ladder.build(log.records))
+    assert (first.target, first.towards) == (None, 1)
+    assert (second.target, round(second.arrived_ms or 0)) == (1, 251)
+
+
+def test_the_same_bytes_sent_on_by_a_gate_are_two_arrows() -> None:
+    log = Log()
+    log.carry(0, "client.lab", "gate", "CLOSE", "d1")
+    log.carry(2, "gate", "server.lab", "CLOSE", "d1")
+    drawn = arrows(ladder.build(log.records))
+    assert [(a.source, a.target) for a in drawn] == [(0, 1), (1, 2)]
+
+
+def test_a_lost_answer_is_drawn_back_towards_the_one_who_asked() -> None:
+    log = Log()
+    log.carry(0, "client.lab", "server.lab", "OPEN", "a1")
+    log.add(2, "server.lab", "datagram.sent", type="ACCEPT", digest="b1")
+    assert arrows(ladder.build(log.records))[1].towards == 0
+
+
+def test_what_nobody_says_to_have_sent_comes_from_outside() -> None:
+    log = Log()
+    log.add(0, "server.lab", "datagram.received", type="OPEN", digest="a9")
+    arrow = arrows(ladder.build(log.records))[0]
+    assert (arrow.source, arrow.target) == (None, 0)
+
+
+def test_marks_of_the_same_words_at_once_are_one_with_a_count() -> None:
+    installed = [m for m in marks(ladder.build(through_a_gate())) if m.text.startswith("+")]
+    assert [(m.text, m.count, m.column, m.tone) for m in installed] == [
+        ("+ rewrite", 2, 2, Tone.GOOD),
+        ("+ accept until CONFIRM, 5 s", 2, 1, Tone.GOOD),
+    ]
+
+
+def test_a_refusal_says_who_and_why() -> None:
+    log = Log()
+    log.carry(0, "client.lab", "gate", "OPEN", "a1")
+    log.add(2, "client.lab", "connection.refused", by="gate", why="closed on Sundays")
+    (mark,) = marks(ladder.build(log.records))
+    assert (mark.text, mark.detail, mark.tone) == ("refused by gate", "closed on Sundays", Tone.BAD)
+
+
+def test_each_connection_has_a_section_and_one_can_be_asked_for_alone() -> None:
+    log = Log()
+    log.carry(0, "client.lab", "server.lab", "OPEN", "a1")
+    log.add(3, "client.lab", "packet.first", cid="e2" * 16, flow=FLOW, service="echo")
+    both = ladder.build(log.records)
+    assert [section.title for section in both.sections] == ["c1c1c1c1", f"e2e2e2e2  echo  {FLOW}"]
+    one = ladder.build(log.records, cid="e2" * 16)
+    assert [section.cid for section in one.sections] == ["e2" * 16]
+
+
+def test_more_connections_than_anybody_reads_are_counted() -> None:
+    log = Log()
+    for number in range(ladder.CONNECTIONS_MAX + 3):
+        log.add(number, "client.lab", "packet.first", cid=f"{number:032x}")
+    drawn = ladder.build(log.records)
+    assert (len(drawn.sections), drawn.left_out) == (ladder.CONNECTIONS_MAX, 3)
+
+
+def test_text_shows_the_whole_story() -> None:
+    lines = ladder_text.render(ladder.build(through_a_gate())).plain.splitlines()
+    assert lines[1].split() == ["ms", "client.lab", "gate", "server.lab"]
+    assert lines[3] == (
+        "      1.0  ├─────────── OPEN ──────────▶│                            │  +1.0"
+    )
+    assert "│◀───────── ACCEPT ──────────┤" in lines[6]
+    assert lines[12].endswith("✗│  lost")
+
+
+def test_svg_is_well_formed_1200_wide_and_keeps_all_words_inside() -> None:
+    log = Log()
+    log.records += through_a_gate()
+    log.add(20, "gate", "connection.refused", by="<gate & co>", why="long " * 80)
+    document = ladder_svg.render(ladder.build(log.records), 'a "title" <&>')
+    root = ElementTree.fromstring(document)
+    assert root.get("width") == "1200"
+    texts = ["".join(t.itertext()) for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    for words in ("client.lab", "gate", "server.lab", "1.0 ms", 'a "title" <&>'):
+        assert words in texts
+    shown = [t for t in root.iter("{http://www.w3.org/2000/svg}tspan") if "long" in (t.text or "")]
+    assert len(shown[0].text or "") < 100
+
+
+def test_mermaid_draws_the_same_arrows() -> None:
+    lines = ladder_mermaid.render(ladder.build(through_a_gate())).splitlines()
+    assert lines[0] == "sequenceDiagram"
+    assert "  P0->>P1: 1.0 ms OPEN" in lines
+    assert "  P1-xP2: 12.5 ms CONFIRM (lost)" in lines
+
+
+def test_no_events_make_an_empty_ladder_that_can_be_drawn() -> None:
+    drawn = ladder.build([])
+    assert drawn == Ladder((), ())
+    assert "nothing happened" in ladder_text.render(drawn).plain
+    assert "nothing happened" in ladder_svg.render(drawn, "empty")
+    assert ladder_mermaid.render(drawn).startswith("sequenceDiagram")

@@ -1,0 +1,230 @@
+"""The smallest world in which a handshake can happen: three machines, a clock, made-up randomness.
+
+    initiator 10.1.0.2 ---- 10.1.0.1 gate 10.2.0.1 ---- 10.2.0.2 responder
+
+Datagrams go to whom they are for at once and in order; one to the responder that the gate sits in
+front of is intercepted, as TPROXY would. Everything that was sent is kept, so that a vector can
+show each datagram on each link, and every random byte is kept with the name of who drew it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from wayside.core.address import Address, Flow, Transport
+from wayside.core.admission import Budget, FrontDoor, Quota
+from wayside.core.connection import HostContext
+from wayside.core.crypto import SigningKey
+from wayside.core.effects import ChangeRules, DeliverData, Dropped, Effect, SendDatagram
+from wayside.core.events import (
+    CloseRequested,
+    DatagramReceived,
+    DataAnswered,
+    Event,
+    OpenRequested,
+    TimePassed,
+)
+from wayside.core.gate import Gate, GateContext
+from wayside.core.host import Answering, Host, Offered
+from wayside.core.identity import Names, PeerIdentity, sign_certificate
+from wayside.core.policy import Policy, PolicyAction
+from wayside.core.route import TokenBox
+from wayside.core.rule import Cid
+
+EPOCH_S = 1_800_000_000
+"""The wall clock of every machine at `now` = 0: a day in January 2027."""
+
+NOT_AFTER_S = EPOCH_S + 86_400
+ANSWER = b"pong"
+SERVICE, SERVICE_PORT = "echo", 7
+
+
+def seed(name: str) -> bytes:
+    """32 bytes that stand for a secret."""
+    return hashlib.sha256(b"wayside vectors, " + name.encode()).digest()
+
+
+def key(name: str) -> SigningKey:
+    """The key pair of a made-up host, gate or domain."""
+    return SigningKey(seed(name))
+
+
+def certificate(name: str) -> bytes:
+    """A certificate of the domain `lab` for the key of `name`."""
+    return sign_certificate(key("lab"), f"{name}.lab", key(name).public, NOT_AFTER_S)
+
+
+class Entropy:
+    """Random bytes for one machine: SHA-256 of its name and a count; remembers what it gave."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.drawn: list[bytes] = []
+
+    def __call__(self, size: int) -> bytes:
+        made = seed(f"entropy of {self._name}, {len(self.drawn)}")[:size]
+        self.drawn.append(made)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One datagram on one link. `sender`, `receiver`: names of machines."""
+
+    sender: str
+    receiver: str
+    source: Address
+    destination: Address
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What kind of handshake this world is for."""
+
+    transport: Transport = Transport.UDP
+    gated: bool = True
+    family: int = 4
+    data: bytes = b"ping"
+    action: PolicyAction = PolicyAction.ALLOW
+
+    @property
+    def flow(self) -> Flow:
+        """The 5-tuple that the initiator asks for."""
+        ends = {
+            (4, True): ("10.1.0.2:40000", "10.2.0.2:7"),
+            (4, False): ("10.1.0.2:40000", "10.1.0.3:7"),
+            (6, True): ("[2001:db8:1::2]:40000", "[2001:db8:2::2]:7"),
+            (6, False): ("[2001:db8:1::2]:40000", "[2001:db8:1::3]:7"),
+        }[self.family, self.gated]
+        return Flow(self.transport, Address.parse(ends[0]), Address.parse(ends[1]))
+
+    @property
+    def gate_address(self) -> Address:
+        """Where the gate sends on from, towards the responder and back."""
+        return Address.parse("10.2.0.1:4747" if self.family == 4 else "[2001:db8:2::1]:4747")
+
+
+def _host(name: str, entropy: Entropy) -> Host:
+    context = HostContext(key(name), entropy, f"{name}.lab", certificate(name), epoch_s=EPOCH_S)
+    answering = Answering(
+        Names({"lab": key("lab").public}),
+        Policy(default=PolicyAction.ALLOW),
+        {SERVICE: Offered(SERVICE_PORT)},
+    )
+    box = TokenBox(context.key.public, seed(f"secret of {name}"), entropy)
+    return Host(context, answering, FrontDoor(box, Budget()), Quota(100, 100))
+
+
+def _gate(entropy: Entropy, action: PolicyAction) -> Gate:
+    context = GateContext(
+        key("gate"),
+        "gate.lab",
+        Names({"lab": key("lab").public}),
+        Policy(default=action),
+        entropy,
+        epoch_s=EPOCH_S,
+    )
+    box = TokenBox(context.key.public, seed("secret of gate"), entropy)
+    return Gate(context, FrontDoor(box, Budget()), box, Quota(100, 100))
+
+
+@dataclass(slots=True)
+class World:
+    """An initiator, a responder, perhaps a gate between them; `sent` is all that was said.
+
+    `sent_max`: after so many datagrams the wire is cut: the last of them is lost.
+    """
+
+    plan: Plan
+    sent_max: int = 1000
+    now: float = 1.0
+    sent: list[Sent] = field(default_factory=list[Sent])
+    dropped: list[Dropped] = field(default_factory=list[Dropped])
+    delivered: list[bytes] = field(default_factory=list[bytes])
+    entropy: dict[str, Entropy] = field(
+        default_factory=lambda: {name: Entropy(name) for name in ("initiator", "gate", "responder")}
+    )
+    machines: dict[str, Host | Gate] = field(default_factory=dict[str, Host | Gate])
+    cid: Cid = field(default_factory=lambda: Cid(seed("cid")[:16]))
+
+    def __post_init__(self) -> None:
+        for name in ("initiator", "responder"):
+            self.machines[name] = _host(name, self.entropy[name])
+        self.machines["gate"] = _gate(self.entropy["gate"], self.plan.action)
+
+    @property
+    def signaling(self) -> dict[str, Address]:
+        """Where each machine sends from and listens."""
+        flow = self.plan.flow
+        return {
+            "initiator": flow.source.with_port(4747),
+            "responder": flow.destination.with_port(4747),
+            "gate": self.plan.gate_address,
+        }
+
+    def open(self) -> None:
+        """Have the initiator ask, and let all that follows happen."""
+        flow = self.plan.flow
+        peer = PeerIdentity(key("responder").public, "responder.lab", certificate("responder"))
+        signaling = self.signaling["responder"]
+        asked = OpenRequested(self.cid, peer, SERVICE, flow, flow, signaling, self.plan.data)
+        self.feed("initiator", asked)
+
+    def live(self) -> None:
+        """A whole life: open, refresh at a third of the lifetime, close."""
+        self.open()
+        if len(self.sent) < self.sent_max:
+            self.pass_time("initiator", self.now + 40)
+        if len(self.sent) < self.sent_max:
+            self.close("initiator", "done")
+
+    def close(self, name: str, reason: str) -> None:
+        """Have one end close the connection."""
+        self.feed(name, CloseRequested(self.cid, reason))
+
+    def pass_time(self, name: str, now: float) -> None:
+        """Let time pass for one machine."""
+        self.now = now
+        self.feed(name, TimePassed())
+
+    def feed(self, name: str, event: Event) -> None:
+        """Give a machine an event and do what it says."""
+        for effect in self.machines[name].handle(event, self.now):
+            self._do(name, effect)
+
+    def _do(self, name: str, effect: Effect) -> None:
+        match effect:
+            case SendDatagram():
+                self._carry(name, effect)
+            case ChangeRules():
+                for datagram in effect.then:
+                    self._carry(name, datagram)
+            case DeliverData():
+                self.delivered.append(effect.data)
+                if name == "responder":
+                    self.feed(name, DataAnswered(effect.cid, ANSWER))
+            case Dropped():
+                self.dropped.append(effect)
+            case _:
+                pass
+
+    def _carry(self, sender: str, datagram: SendDatagram) -> None:
+        source = self.signaling[sender]
+        receiver = next(
+            name for name, address in self.signaling.items() if address == datagram.destination
+        )
+        transit = self.plan.gated and {sender, receiver} == {"initiator", "responder"}
+        if transit:
+            receiver = "gate"
+        if len(self.sent) < self.sent_max:
+            self.sent.append(Sent(sender, receiver, source, datagram.destination, datagram.data))
+            if len(self.sent) < self.sent_max:
+                self.feed(receiver, received(self.sent[-1], transit))
+
+
+def received(sent: Sent, transit: bool) -> DatagramReceived:
+    """The event at the receiver of a datagram."""
+    side = "inside" if sent.sender == "initiator" else "outside"
+    return DatagramReceived(sent.data, sent.source, sent.destination, transit, side)
