@@ -7,6 +7,7 @@ nothing else, so that a property that holds here holds for every message there c
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -151,7 +152,7 @@ MESSAGES: dict[type[m.Message], st.SearchStrategy[m.Message]] = {
     m.Close: CLOSE,
     m.Stop: STOP,
 }
-TERMS = {
+TERMS: dict[type[m.Message], st.SearchStrategy[Any]] = {
     m.Open: OPEN_TERMS,
     m.Accept: ACCEPT_TERMS,
     m.Reject: REJECT_TERMS,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import cbor2
 import pytest
-from core.any_message import ADDRESSES, HEADERS, MESSAGES, TERMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.any_message import ADDRESSES, HEADERS, MESSAGES, TERMS
 from wayside.core import constants as c
 from wayside.core import messages as m
 from wayside.core.address import Address, Flow, Transport
@@ -142,9 +142,7 @@ def test_another_spelling_is_refused(what: str, raw: bytes) -> None:
     assert is_refused(raw), what
 
 
-@pytest.mark.parametrize(
-    "value", [1.0, True, -1, 16, "1", b"1", None, 2**64], ids=lambda value: repr(value)
-)
+@pytest.mark.parametrize("value", [1.0, True, -1, 16, "1", b"1", None, 2**64], ids=repr)
 def test_a_role_is_a_whole_number_from_0_to_15(value: object) -> None:
     """R-3.3: a number is a number of its range, and not what Python thinks equal to it."""
     fields = {1: bytes(32), 2: value, 3: 120, 4: b""}
@@ -153,7 +151,8 @@ def test_a_role_is_a_whole_number_from_0_to_15(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\nb", "\x00", "\x1b[31m", "a\u202eb", "\u00a0", "\u2028", "\ue000", "e" * 161, "é" * 81]
+    "text",
+    ["a\nb", "\x00", "\x1b[31m", "a\u202eb", "\u00a0", "\u2028", "\ue000", "e" * 161, "é" * 81],
 )
 def test_text_that_could_play_tricks_on_a_terminal_is_refused(text: str) -> None:
     """R-3.5: printable, and counted in bytes of UTF-8."""
@@ -180,7 +179,10 @@ def test_the_header_has_its_fields_where_the_specification_says() -> None:
         "4353500101010200 0102030405060708 0001020304050607 08090a0b0c0d0e0f "
         + (proof + proof[::-1]).hex(" ", 8)
     )
-    assert Header.decode(raw + b"\xa0") == (Header(1, 2**56 + 0x02030405060708, CID, (proof, proof[::-1])), 96)
+    assert Header.decode(raw + b"\xa0") == (
+        Header(1, 2**56 + 0x02030405060708, CID, (proof, proof[::-1])),
+        96,
+    )
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,11 @@ def test_no_events_make_an_empty_ladder_that_can_be_drawn() -> None:
     assert "nothing happened" in ladder_text.render(drawn).plain
     assert "nothing happened" in ladder_svg.render(drawn, "empty")
     assert ladder_mermaid.render(drawn).startswith("sequenceDiagram")
+
+
+def test_a_sender_that_writes_its_log_late_is_still_the_sender() -> None:
+    log = Log()
+    log.add(1.0, "server.lab", "datagram.received", type="OPEN", digest="a1")
+    log.add(2.2, "client.lab", "datagram.sent", type="OPEN", digest="a1")
+    (arrow,) = arrows(ladder.build(log.records))
+    assert (arrow.source, arrow.target, arrow.flight_ms) == (0, 1, 0)

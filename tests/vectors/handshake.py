@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from vectors.describe import Json, described, header_of
 from vectors.world import ANSWER, EPOCH_S, SERVICE, Plan, World, certificate, key, seed
-
 from wayside.core.address import Transport
 from wayside.core.codec import Header, decode_body, encode_body
 from wayside.core.crypto import agree, derive, digest, ephemeral_public, mac, static_x25519
@@ -112,8 +111,8 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
     header, opened = _find(world, Open, seq)
     accept_header, accept = _find(world, Accept, seq)
     confirm_header, confirm = _find(world, Confirm, seq)
-    hash = open_hash(header, opened.signed)
-    salt = digest(hash, ephemeral_public(theirs))
+    named = open_hash(header, opened.signed)
+    salt = digest(named, ephemeral_public(theirs))
     secret = agree(mine, ephemeral_public(theirs))
     connection_key = derive(secret, salt, b"wayside connection")
     values: Json = {
@@ -125,7 +124,7 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
         "open_signature_input": (SIGNATURE_CONTEXT + header.signing + opened.signed).hex(),
         "open_signature": opened.signature.hex(),
         "open_hash_input": _parts(header.signing, opened.signed),
-        "open_hash": hash.hex(),
+        "open_hash": named.hex(),
         "open_mac": opened.mac.hex(),
         "hops": [encode_body(hop).hex() for hop in accept.hops],
         "hops_hash_input": _parts(*(encode_body(hop) for hop in accept.hops)),
@@ -134,12 +133,10 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
         "responder_ephemeral_public": ephemeral_public(theirs).hex(),
         "accept_signing_header": accept_header.signing.hex(),
         "accept_signed": accept.signed.hex(),
-        "accept_signature_input": (
-            SIGNATURE_CONTEXT + accept_header.signing + accept.signed
-        ).hex(),
+        "accept_signature_input": (SIGNATURE_CONTEXT + accept_header.signing + accept.signed).hex(),
         "accept_signature": accept.signature.hex(),
         "shared_secret": secret.hex(),
-        "connection_key_salt_input": _parts(hash, ephemeral_public(theirs)),
+        "connection_key_salt_input": _parts(named, ephemeral_public(theirs)),
         "connection_key_salt": salt.hex(),
         "connection_key": connection_key.hex(),
         "seen": confirm.seen.hex(),

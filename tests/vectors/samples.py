@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from vectors.describe import Json, described
 from vectors.world import EPOCH_S, NOT_AFTER_S, certificate, key, seed
-
 from wayside.core import messages as m
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Body, Header, encode_body
@@ -152,8 +152,11 @@ def _signed(
     header = Header(kind.TYPE, seq, CID, proofs)
     signed = encode_body(terms)
     covered = SIGNATURE_CONTEXT + header.signing + signed
-    message = kind(signed, pair.sign(b"", covered), **more)  # type: ignore[arg-type, call-arg]
-    datagram = m.padded(header, message) if isinstance(message, m.Open) else m.encode(header, message)
+    make: Any = kind
+    message: m.Message = make(signed, pair.sign(b"", covered), **more)
+    datagram = (
+        m.padded(header, message) if isinstance(message, m.Open) else m.encode(header, message)
+    )
     return {
         "name": name,
         "seed": pair.seed.hex(),
@@ -191,7 +194,10 @@ def _keys() -> Json:
             }
         ],
         "digests": [
-            {"parts": [part.hex() for part in parts[:count]], "digest": digest(*parts[:count]).hex()}
+            {
+                "parts": [part.hex() for part in parts[:count]],
+                "digest": digest(*parts[:count]).hex(),
+            }
             for count in range(4)
         ],
         "macs": [

@@ -19,8 +19,8 @@ from wayside.core.crypto import SigningKey
 from wayside.core.effects import ChangeRules, DeliverData, Dropped, Effect, SendDatagram
 from wayside.core.events import (
     CloseRequested,
-    DatagramReceived,
     DataAnswered,
+    DatagramReceived,
     Event,
     OpenRequested,
     TimePassed,

@@ -125,7 +125,10 @@ class Host:
         kind = Initiator if saved.asked else Responder
         connection = kind(self.context, agreement_of(cid, saved))
         restore(connection, saved, now)
-        self._quota.count(connection.agreement.wire.destination.ip)
+        about = connection.agreement
+        self._quota.count(about.wire.destination.ip)
+        if self.virtual is not None and not saved.asked:
+            self.virtual.claim(about.peer.key, about.local.destination.ip)
         self._keep(connection)
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
@@ -202,10 +205,6 @@ class Host:
         peer = PeerIdentity(terms.from_key, opened.from_name or "", terms.from_certificate)
         wire_port = terms.destination.port if self.virtual and terms.destination.port else port
         wire = Flow(terms.transport, terms.destination.with_port(wire_port), terms.source)
-        try:
-            local = self._local(wire, peer.key, port)
-        except OverflowError:
-            return self._refuse(event, opened, Code.BUSY, "too many peers")
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
@@ -213,6 +212,11 @@ class Host:
             return Dropped(DropReason.STALE, event.source)
         if not self._quota.take(terms.source.ip):
             return self._refuse(event, opened, Code.BUSY, "too many connections")
+        try:
+            local = self._local(wire, peer.key, port)
+        except OverflowError:
+            self._quota.release(terms.source.ip)
+            return self._refuse(event, opened, Code.BUSY, "too many peers")
         return Responder(
             self.context, Agreement(event.header.cid, peer, terms.service, wire, local)
         )
@@ -223,7 +227,7 @@ class Host:
             return wire
         family = wire.family
         source = Address(self.virtual.own(family), port)
-        destination = Address(self.virtual.of(peer, family), wire.destination.port)
+        destination = Address(self.virtual.lend(peer, family), wire.destination.port)
         return Flow(wire.transport, source, destination)
 
     def _answer(
@@ -236,7 +240,7 @@ class Host:
             self._watch(connection)
             return answered
         if len(answered) == 1 and isinstance(answered[0], Dropped):
-            self._quota.release(about.wire.destination.ip)
+            self._release(connection)
             return answered
         effects = self._replace(about, now)
         self._keep(connection)
@@ -286,11 +290,18 @@ class Host:
         about = connection.agreement
         if connection.is_forgotten:
             if self.connections.pop(about.cid, None) is not None:
-                self._quota.release(about.wire.destination.ip)
+                self._release(connection)
             self._unindex(about)
             self._deadlines.set(about.cid, None)
         elif about.cid in self.connections:
             self._deadlines.set(about.cid, connection.deadline)
+
+    def _release(self, connection: Connection) -> None:
+        """Give back what a connection took of the tables that have an end."""
+        about = connection.agreement
+        self._quota.release(about.wire.destination.ip)
+        if self.virtual is not None and isinstance(connection, Responder):
+            self.virtual.give_back(about.local.destination.ip)
 
     def _refuse(
         self, event: MessageReceived, opened: CheckedOpen, code: Code, reason: str, rule: str = ""

@@ -62,7 +62,7 @@ class NftDataPlane:
             self._run(f"delete table inet {TABLE}")
         self._run(skeleton.first)
         try:
-            hotpath.install(hotpath.host_rules() if role.is_host else hotpath.gate_rules())
+            hotpath.install(skeleton.hot)
         except NetlinkError as error:
             raise KernelError(
                 f"the kernel does not take the rules of the fast path: {error}",
@@ -128,8 +128,7 @@ class NftDataPlane:
 
     def _has_chain(self, name: str) -> bool:
         return any(
-            item.get("chain", {}).get("name") == name
-            and item["chain"].get("table") == TABLE
+            item.get("chain", {}).get("name") == name and item["chain"].get("table") == TABLE
             for item in self._list("list chains inet")
         )
 

@@ -25,7 +25,7 @@ _STOPS = frozenset({"drop", "reject"})
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A chain that may drop our flows: `where` it is, `why` it may, the `rule` to add (a command)."""
+    """A chain that may drop our flows: `where` it is, `why` it may, the `rule` to add."""
 
     where: str
     why: str

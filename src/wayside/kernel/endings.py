@@ -64,7 +64,11 @@ def open_flows() -> set[Flow]:
             if state == _LISTEN:
                 continue
             source, destination = _proc_address(local), _proc_address(remote)
-            if source is not None and destination is not None and source.family == destination.family:
+            if (
+                source is not None
+                and destination is not None
+                and source.family == destination.family
+            ):
                 found.add(Flow(Transport.TCP, source, destination))
     return found
 
@@ -84,9 +88,7 @@ def _flow(family: int, addresses: bytes, sport: int, dport: int) -> Flow | None:
 def _proc_address(text: str) -> Address | None:
     """`0100007F:1F90`: words of 4 bytes in this machine's byte order."""
     words, _, port = text.partition(":")
-    raw = b"".join(
-        struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8)
-    )
+    raw = b"".join(struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8))
     try:
         return Address(_ip(raw), int(port, 16))
     except ValueError:

@@ -27,6 +27,9 @@ from .names import MARK, TABLE
 
 Expression = dict[str, Any]
 
+HotRule = tuple[str, list[Expression]]
+"""A chain and the expressions of a rule in it."""
+
 _NETWORK, _TRANSPORT = 1, 2
 _META_MARK, _META_NFPROTO = 3, 15
 _FIRST = 8
@@ -46,32 +49,43 @@ Only packets without IPv4 options or IPv6 extension headers have their protocol 
 no rule, and a later fragment has no transport header to load from.
 """
 
-_QUOTED = {4: ((17, 1), (20, 4), (28, 2), (24, 4), (30, 2)), 6: ((14, 1), (16, 16), (48, 2), (32, 16), (50, 2))}
+_QUOTED = {
+    4: ((17, 1), (20, 4), (28, 2), (24, 4), (30, 2)),
+    6: ((14, 1), (16, 16), (48, 2), (32, 16), (50, 2)),
+}
 """The same fields of the packet that an ICMP error quotes, from the ICMP header on."""
 
 
-def host_rules() -> list[tuple[str, list[Expression]]]:
+def host_rules() -> list[HotRule]:
     """The hot rules of a host's chains, in their order: (chain, expressions)."""
-    return [
-        (chain, rule)
-        for chain in ("out", "in")
-        for family in (4, 6)
-        for rule in (
-            _rewrite(chain, family),
-            *(_rewrite_ports(chain, family, name) for name in ("tcp", "udp")),
-        )
-    ]
+    rules: list[HotRule] = []
+    for chain in ("out", "in"):
+        for family in (4, 6):
+            rules.append((chain, _rewrite(chain, family)))
+            rules.append((chain, _rewrite_ports(chain, family, "tcp")))
+            if family == 4:
+                rules.append((chain, _rewrite_ports(chain, family, "udp", summed=False)))
+            rules.append((chain, _rewrite_ports(chain, family, "udp")))
+    return rules
 
 
-def gate_rules() -> list[tuple[str, list[Expression]]]:
+def gate_rules() -> list[HotRule]:
     """The hot rules of a gate's chains, in their order: (chain, expressions)."""
     return [
-        *(("admit", _admit(f"{name}{family}", family)) for family in (4, 6) for name in ("renewed", "timed")),
-        *((f"errors{family}", _admit_error(f"{name}{family}", family)) for family in (4, 6) for name in ("renewed", "timed")),
+        *(
+            ("admit", _admit(f"{name}{family}", family))
+            for family in (4, 6)
+            for name in ("renewed", "timed")
+        ),
+        *(
+            (f"errors{family}", _admit_error(f"{name}{family}", family))
+            for family in (4, 6)
+            for name in ("renewed", "timed")
+        ),
     ]
 
 
-def install(rules: Sequence[tuple[str, list[Expression]]]) -> None:
+def install(rules: Sequence[HotRule]) -> None:
     """Append rules to chains of our table. Raises what pyroute2 raises."""
     with NFTables(nfgen_family=NFPROTO_INET) as socket:
         for chain, expressions in rules:
@@ -90,19 +104,21 @@ def _rewrite(chain: str, family: int) -> list[Expression]:
     ]
 
 
-def _rewrite_ports(chain: str, family: int, protocol: str) -> list[Expression]:
-    number, offset = _CHECKSUM[protocol]
-    base, at, size = _KEYS[family][0]
+def _rewrite_ports(chain: str, family: int, protocol: str, summed: bool = True) -> list[Expression]:
+    """`summed` False: only UDP datagrams without a checksum, which have to stay without one."""
+    number, at = _CHECKSUM[protocol]
     ports = _FIRST + (2 if family == 4 else 8)
+    unsummed = [_load(_FIRST, _TRANSPORT, at, 2), _compare(_FIRST, b"\0\0")]
     return [
         *_is_family(family),
-        _load(_FIRST, base, at, size),
+        _load(_FIRST, *_KEYS[family][0]),
         _compare(_FIRST, bytes([number])),
+        *([] if summed else unsummed),
         *_load_key(family),
         _look_up(f"{chain}{family}p", data=True),
         _write_addresses(family),
-        _write(ports, _TRANSPORT, 0, 2, offset),
-        _write(ports + 1, _TRANSPORT, 2, 2, offset),
+        _write(ports, 0, at if summed else None),
+        _write(ports + 1, 2, at if summed else None),
         *_signaled(),
     ]
 
@@ -115,7 +131,7 @@ def _admit(set_name: str, family: int) -> list[Expression]:
 
 
 def _admit_error(set_name: str, family: int) -> list[Expression]:
-    """An error passes if it quotes a packet of an admitted flow, and goes to that packet's sender."""
+    """An error passes that quotes a packet of an admitted flow, and goes to its sender."""
     fields = _QUOTED[family]
     quoted = _load_fields(tuple((_TRANSPORT, offset, size) for offset, size in fields))
     addressee = (_NETWORK, 16, 4) if family == 4 else (_NETWORK, 24, 16)
@@ -191,16 +207,10 @@ def _write_addresses(family: int) -> Expression:
     )
 
 
-def _write(register: int, base: int, offset: int, size: int, checksum_at: int) -> Expression:
-    return _expression(
-        "payload",
-        sreg=register,
-        base=base,
-        offset=offset,
-        len=size,
-        csum_type=1,
-        csum_offset=checksum_at,
-    )
+def _write(register: int, offset: int, checksum_at: int | None) -> Expression:
+    """Two bytes into the transport header, which has a checksum to correct there, or none."""
+    summed = {} if checksum_at is None else {"csum_type": 1, "csum_offset": checksum_at}
+    return _expression("payload", sreg=register, base=_TRANSPORT, offset=offset, len=2, **summed)
 
 
 def _value(value: bytes) -> Expression:

@@ -17,7 +17,7 @@ from wayside.core.address import Flow
 from .packets import ICMP, build_icmp_error, checksum, parse_flow, parse_header
 
 _V4_KINDS = frozenset({3, 11, 12})
-"""Destination unreachable (fragmentation needed is its code 4), time exceeded, parameter problem."""
+"""Destination unreachable (code 4: fragmentation needed), time exceeded, parameter problem."""
 
 _V6_KINDS = frozenset({1, 2, 3, 4})
 """Destination unreachable, packet too big, time exceeded, parameter problem."""
@@ -27,7 +27,7 @@ LookUp = Callable[[Flow], Flow | None]
 
 
 def error_from_socket(data: bytes) -> bytes:
-    """The ICMP message in what a raw socket gave: IPv4 gives the IP header with it, IPv6 does not."""
+    """The ICMP message in what a raw socket gave: with the IP header on IPv4, without on IPv6."""
     header = parse_header(data)
     if header is not None and header.protocol == ICMP and data[0] >> 4 == 4:
         return data[header.header_bytes :]

@@ -45,9 +45,7 @@ def setup_host(own_v4: IPv4Address, own_v6: IPv6Address, v6_prefix: IPv6Network)
         loopback = ip.link_lookup(ifname="lo")[0]
         ip.link("set", index=loopback, state="up")
         ip.addr("replace", index=loopback, address=str(own_v4), prefixlen=32)
-        ip.addr(
-            "replace", index=loopback, address=str(own_v6), prefixlen=128, flags=_IFA_F_NODAD
-        )
+        ip.addr("replace", index=loopback, address=str(own_v6), prefixlen=128, flags=_IFA_F_NODAD)
         if not ip.link_lookup(ifname=HOST_LINK):
             ip.link("add", ifname=HOST_LINK, kind="veth", peer={"ifname": TAP_LINK})
         for name, mac in ((HOST_LINK, HOST_MAC), (TAP_LINK, TAP_MAC)):
@@ -67,7 +65,7 @@ def setup_host(own_v4: IPv4Address, own_v6: IPv6Address, v6_prefix: IPv6Network)
 
 
 def setup_gate() -> None:
-    """A local route for what the table marks as intercepted, in both families. Raises KernelError."""
+    """A local route for what the table marks as intercepted. Raises KernelError."""
     with _netlink("the routes of a gate") as ip:
         loopback = ip.link_lookup(ifname="lo")[0]
         ip.link("set", index=loopback, state="up")

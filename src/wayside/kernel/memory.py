@@ -18,7 +18,7 @@ from .plan import Change, FlowKey, InstalledRule, KernelError, Put, flow_key, ou
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What happens to a packet. `action` None: no rule fits. `flow`: the 5-tuple it goes on with."""
+    """What happens to a packet: `action` None when no rule fits, `flow` it goes on with."""
 
     action: Action | None
     flow: Flow

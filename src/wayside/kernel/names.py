@@ -1,4 +1,4 @@
-"""What is ours in a kernel, by name and number: all there is to look for, and to take away again."""
+"""What is ours in a kernel, by name and number: all there is to look for, and to take away."""
 
 from __future__ import annotations
 

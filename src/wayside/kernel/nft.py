@@ -34,7 +34,9 @@ _PROTOCOLS = {Transport.TCP: "tcp", Transport.MPTCP: "tcp", Transport.UDP: "udp"
 _TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
 
 GATE_SETS = tuple(f"{name}{family}" for name in ("renewed", "timed", "blocked") for family in "46")
-HOST_MAPS = tuple(f"{way}{family}{p}" for way in ("out", "in") for family in "46" for p in ("", "p"))
+HOST_MAPS = tuple(
+    f"{way}{family}{p}" for way in ("out", "in") for family in "46" for p in ("", "p")
+)
 
 _CID_CHARACTERS = 22
 

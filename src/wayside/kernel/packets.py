@@ -135,15 +135,16 @@ def with_checksum(packet: Packet) -> bytes:
 def build_refusal(raw: bytes, closed: bool) -> bytes | None:
     """The answer that makes an application's connect() or recv() fail at once, or None.
 
-    `closed`: as a host without a listener answers (ECONNREFUSED), else as a network without a way
-    there (EHOSTUNREACH). `raw`: the application's packet. Spec: R-6.6.
+    `raw`: the application's packet; `closed`: as a host without a listener answers it
+    (ECONNREFUSED), else as a network without a way there (EHOSTUNREACH). UDP is always told that
+    the port is closed: of the others, Linux tells a UDP socket only on IPv4. Spec: R-6.6.
     """
     packet = parse_packet(raw)
     if packet is None or packet.tcp_flags & _RST:
         return None
     if packet.flow.transport is Transport.TCP and (closed or not packet.is_syn):
         return build_tcp_reset(packet)
-    return build_unreachable(packet, port=closed)
+    return build_unreachable(packet, port=closed or packet.flow.transport is Transport.UDP)
 
 
 def build_tcp_reset(packet: Packet) -> bytes:

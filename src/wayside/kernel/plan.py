@@ -36,7 +36,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take a rule out. It is no mistake when it is gone, or when the match has another owner now."""
+    """Take a rule out. It is no mistake when it is gone, or the match has another owner now."""
 
     rule: Rule
 
@@ -97,9 +97,7 @@ def plan(desired: Iterable[Rule], actual: Iterable[InstalledRule]) -> list[Chang
     """
     wanted = {flow_key(rule.match): rule for rule in desired}
     present = {flow_key(found.rule.match): found.rule for found in actual}
-    changes: list[Change] = [
-        Remove(rule) for key, rule in present.items() if key not in wanted
-    ]
+    changes: list[Change] = [Remove(rule) for key, rule in present.items() if key not in wanted]
     changes += [
         Put(rule)
         for key, rule in wanted.items()

@@ -2,8 +2,8 @@
 
 The rules that every packet of a connection meets come first in their chains and are made of
 expressions that nft's language cannot say (hotpath.py); `first` creates the sets and the empty
-chains, then the hot rules are added, then `then` adds the rest. A chain named after a digest of
-all that says whether a table which is there already is exactly this one.
+chains, `hot` are those rules, `then` adds the rest. A chain named after a digest of all that says
+whether a table which is there already is exactly this one.
 
 Gate: what is signaled is found in prerouting, before connection tracking, which then leaves it
 alone, and gets a mark. Forward lets marked packets through, and drops all others between inside
@@ -16,18 +16,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .hotpath import HotRule, gate_rules, host_rules
 from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
 from .nft import GATE_SETS, HOST_MAPS
-
-_VERSION = 1
-"""Of the hot rules, which the digest does not see."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """A table without its elements, in two steps, and the name of the chain that stands for it."""
+    """A table without its elements, in three steps, and the chain whose name stands for it."""
 
     first: str
+    hot: list[HotRule]
     then: str
     name: str
 
@@ -55,7 +54,7 @@ add rule inet {TABLE} in iifname != "{TAP_LINK}" ip6 saddr {v6_prefix} counter d
 add rule inet {TABLE} in iifname != "{TAP_LINK}" ip6 daddr {v6_prefix} counter drop
 add rule inet {TABLE} in udp dport {signaling_port} meta mark set {MARK:#x}
 """
-    return _named(first, then)
+    return _named(first, host_rules(), then)
 
 
 def gate_skeleton(
@@ -93,7 +92,7 @@ tproxy ip to :{signaling_port} accept
 add rule inet {TABLE} admit iifname @sides meta nfproto ipv6 {signaling} {intercept} \
 tproxy ip6 to :{signaling_port} accept
 """
-    return _named(first, then)
+    return _named(first, gate_rules(), then)
 
 
 def _key(protocol: str, family: str) -> str:
@@ -127,7 +126,7 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _named(first: str, then: str) -> Skeleton:
-    digest = hashlib.sha256(f"{_VERSION}{first}{then}".encode()).hexdigest()[:16]
+def _named(first: str, hot: list[HotRule], then: str) -> Skeleton:
+    digest = hashlib.sha256(f"{first}{hot}{then}".encode()).hexdigest()[:16]
     name = f"setup_{digest}"
-    return Skeleton(first, f"{then}add chain inet {TABLE} {name}\n", name)
+    return Skeleton(first, hot, f"{then}add chain inet {TABLE} {name}\n", name)

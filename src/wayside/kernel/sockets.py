@@ -18,6 +18,7 @@ from .plan import KernelError
 _IP_PKTINFO, _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 8, 19, 20
 _IPV6_RECVORIGDSTADDR, _IPV6_TRANSPARENT = 74, 75
 _PACKET_IGNORE_OUTGOING = 23
+_SOL_RAW = 255
 _ICMP_FILTER, _ICMP6_FILTER = 1, 1
 _ETH_P_ALL = 0x0003
 _NETLINK_SOCK_DIAG = 4
@@ -27,14 +28,9 @@ _GROUPS_TCP_DESTROY = 1 << 0 | 1 << 2
 BUFFER_BYTES = 4 << 20
 """Room for 3,000 OPENs while Python is busy elsewhere; the kernel may grant less."""
 
-HOST_SOCKETS = (
-    ("signaling_v4", "signaling_v6", "tap", "raw_v4", "raw_v6", "icmp_v4", "icmp_v6", "tcp_ends")
-)
-GATE_SOCKETS = ("signaling_v4", "signaling_v6")
-
 
 def open_host_sockets(port: int) -> dict[str, socket.socket]:
-    """A host's sockets by name (HOST_SOCKETS), none of them blocking. Raises KernelError."""
+    """A host's sockets by name, none of them blocking. Raises KernelError."""
     return _open_all(
         {
             "signaling_v4": lambda: _signaling(socket.AF_INET, port, transparent=False),
@@ -50,7 +46,7 @@ def open_host_sockets(port: int) -> dict[str, socket.socket]:
 
 
 def open_gate_sockets(port: int) -> dict[str, socket.socket]:
-    """A gate's sockets by name (GATE_SOCKETS), none of them blocking. Raises KernelError."""
+    """A gate's sockets by name, none of them blocking. Raises KernelError."""
     return _open_all(
         {
             "signaling_v4": lambda: _signaling(socket.AF_INET, port, transparent=True),
@@ -118,7 +114,7 @@ def _tap() -> socket.socket:
 
 
 def _raw(family: int) -> socket.socket:
-    """Sends whole IP packets (IPPROTO_RAW has HDRINCL); the mark tells them from an application's."""
+    """Sends whole IP packets (IPPROTO_RAW has HDRINCL), told from an application's by the mark."""
     sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
     return sock
@@ -127,7 +123,7 @@ def _raw(family: int) -> socket.socket:
 def _icmp_v4() -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     wanted = 1 << 3 | 1 << 11 | 1 << 12
-    sock.setsockopt(socket.SOL_RAW, _ICMP_FILTER, struct.pack("=I", ~wanted & 0xFFFFFFFF))
+    sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", ~wanted & 0xFFFFFFFF))
     return sock
 
 

@@ -32,6 +32,9 @@ DOMAIN = "lab"
 CERTIFICATE_S = 3600
 """A lab does not live as long."""
 
+OVER = ("closing", "ended")
+"""States of connections whose rules are gone."""
+
 READY_LIMIT_S = 10.0
 SEEN_LIMIT_S = 5.0
 """What a daemon does because of a packet or a timer, it has done by then."""
@@ -94,6 +97,10 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """What `wayside status --json` says."""
         return json.loads(self.command("status", "--json"))
+
+    def held(self) -> list[dict[str, Any]]:
+        """Its connections as `status` lists them, without those that it only remembers."""
+        return [c for c in self.status()["connections"] if c["state"] not in OVER]
 
     def why(self) -> list[dict[str, Any]]:
         """The refusals of `wayside why --json`, newest first."""

@@ -128,11 +128,12 @@ def _play(stage: Stage, tell: _Telling) -> None:
 
     tell.step("5. The programs have closed their connections.")
     gate = stage.trial.daemons.gates[0]
-    empty = within(SEEN_LIMIT_S, lambda: not gate.status()["connections"])
+    empty = within(SEEN_LIMIT_S, lambda: not gate.held())
     tell.say("the gate holds none any more", empty)
-    flow = firewall.newest_pinhole(gate, Transport.TCP, traffic.IPERF_PORT)
-    gone = flow and not arrived(client, stage.watch, [flow])
-    tell.say("a packet of the very 5-tuple that carried iperf3 is dropped again", gone, str(flow))
+    pinhole = firewall.newest_pinhole(gate, Transport.TCP, traffic.IPERF_PORT)
+    gone = pinhole and not arrived(client, stage.watch, [firewall.parse_flow(pinhole.match)])
+    seen = pinhole.match if pinhole else "no pinhole was logged"
+    tell.say("a packet of the very 5-tuple that carried iperf3 is dropped again", gone, seen)
 
 
 def _new_policy(stage: Stage) -> None:

@@ -25,7 +25,10 @@ from wayside.runtime.eventlog import Record
 FLIGHT_S_MAX = 5.0
 """A datagram that arrives later than this belongs to an earlier sending of the same bytes."""
 
-TOGETHER_S = 0.05
+SKEW_S = 0.01
+"""How much later than the receiver a busy sender may get to writing its log."""
+
+TOGETHER_S = 0.002
 """Marks of the same kind at the same place so close in time are drawn as one."""
 
 CONNECTIONS_MAX = 200
@@ -138,7 +141,7 @@ def _match(records: list[Record]) -> list[_Flight]:
     """Pair every reception with the last sending of the same bytes by somebody else."""
     flights: list[_Flight] = []
     in_the_air: dict[str, list[_Flight]] = {}
-    for record in records:
+    for record in sorted(records, key=_when_told):
         if record.event == "datagram.sent":
             flight = _Flight(record)
             flights.append(flight)
@@ -154,6 +157,11 @@ def _match(records: list[Record]) -> list[_Flight]:
             else:
                 flights.append(_Flight(None, record))
     return flights
+
+
+def _when_told(record: Record) -> float:
+    """A sender may write its log after the receiver has written its own."""
+    return record.time - (SKEW_S if record.event == "datagram.sent" else 0)
 
 
 def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:
@@ -174,8 +182,7 @@ def _place(order: list[str], flight: _Flight, record: Record) -> int:
 
 
 def _flight_time(flight: _Flight) -> float:
-    record = flight.sent or flight.received
-    return record.time if record else 0.0
+    return min(record.time for record in (flight.sent, flight.received) if record)
 
 
 def _section(
@@ -199,7 +206,7 @@ def _arrow(flight: _Flight, columns: dict[str, int], start: float) -> Arrow:
     sent, received = flight.sent, flight.received
     record = sent or received or _NOTHING
     return Arrow(
-        (record.time - start) * 1000,
+        (_flight_time(flight) - start) * 1000,
         f"{record.type} {record.seq}" if record.seq else record.type,
         record.bytes,
         columns[sent.node] if sent else None,

@@ -48,7 +48,7 @@ def play(trial: Trial) -> None:
 def _check_known(stage: Stage) -> None:
     """`status` of every agent shows iperf3's connections, as the kernel has them."""
     for daemon in stage.trial.daemons.all:
-        connections = within(SEEN_LIMIT_S, lambda daemon=daemon: daemon.status()["connections"])
+        connections = within(SEEN_LIMIT_S, daemon.held)
         transports = [connection["transport"] for connection in connections]
         name = f"{daemon.name} knows the connections again"
         stage.trial.check(name, transports == ["tcp", "tcp"], len(transports), "connections")
@@ -58,7 +58,7 @@ def _check_closes(stage: Stage) -> None:
     """The restarted agents still see the programs close, and still say CLOSE to each other."""
     trial = stage.trial
     for daemon in trial.daemons.all:
-        left = within(SEEN_LIMIT_S, lambda daemon=daemon: not daemon.status()["connections"])
+        left = within(SEEN_LIMIT_S, lambda daemon=daemon: not daemon.held())
         trial.check(f"{daemon.name} has closed them", left)
     gate = trial.daemons.gates[0]
     closes = [r for r in gate.events() if r.event == "datagram.received" and r.type == "CLOSE"]

@@ -30,7 +30,7 @@ SCENARIOS = {
 }
 """In the order of the design; `--all` runs them all."""
 
-Value = str | float | None
+Value = str | int | float | None
 
 
 class Check(msgspec.Struct, frozen=True):

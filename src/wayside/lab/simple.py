@@ -53,7 +53,7 @@ def _check_closed(stage: Stage) -> None:
     """Programs that ended have closed their TCP connections: neither host holds one."""
 
     def held() -> list[str]:
-        connections = [c for d in (stage.client, stage.server) for c in d.status()["connections"]]
+        connections = [c for daemon in (stage.client, stage.server) for c in daemon.held()]
         return [c["wire"] for c in connections if c["transport"] == "tcp"]
 
     within(SEEN_LIMIT_S, lambda: not held())

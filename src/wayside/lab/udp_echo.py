@@ -14,6 +14,9 @@ import json
 import socket
 import time
 
+LOST_MAX = 5
+"""So many lost in a row: nobody is there, and no more are sent."""
+
 
 def serve(port: int) -> None:
     """Answer every datagram with itself, over IPv6 and IPv4, for ever."""
@@ -44,6 +47,8 @@ def ask(
         client.bind(("", from_port))
         client.connect((address, port))
         for number in range(count):
+            if rtts_ms[-LOST_MAX:] == [None] * LOST_MAX:
+                break
             started = time.monotonic()
             try:
                 client.send(number.to_bytes(4, "big").ljust(size, b"."))

@@ -8,6 +8,7 @@ gives up its privileges before it reads a byte from the network.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -40,6 +41,7 @@ from .helper_client import Helper, HostSetup
 from .names import service_of
 from .recovery import recover
 from .refusals import code_of
+from .silence import Silence
 from .store import Store
 from .tap import Tap
 from .udp import Received, source_towards
@@ -60,6 +62,7 @@ class Agent:
         self.host = host
         self.driver: Driver | None = None
         self._room = WaitingRoom()
+        self._watch: asyncio.Task[None] | None = None
         self._tap: Tap | None = None
 
     async def start(self) -> None:
@@ -83,11 +86,14 @@ class Agent:
         self._tap = Tap(sockets, self._on_packet, self._on_ended, self._wire_to_local)
         self._tap.start()
         self.driver.start(self._on_received)
+        self._watch = asyncio.ensure_future(self._watch_silence())
         self.log.write("daemon.ready")
 
     async def stop(self) -> None:
         """Stop listening; the kernel keeps its rules, the store what belongs to them."""
         if self.driver is not None and self._tap is not None:
+            if self._watch is not None:
+                self._watch.cancel()
             self._tap.stop()
             self.driver.stop()
             await self.driver.settled()
@@ -194,6 +200,14 @@ class Agent:
         cid = self._by_local(flow)
         if cid is not None:
             self.close(cid, "closed by the application")
+
+    async def _watch_silence(self) -> None:
+        silence = Silence(self.close)
+        while True:
+            await asyncio.sleep(silence.interval_s(list(self.host.connections.values())))
+            connections = list(self.host.connections.values())
+            if any(c.agreement.wire.transport is Transport.UDP for c in connections):
+                silence.look(connections, await self.helper.rules())
 
     def _by_local(self, flow: Flow) -> Cid | None:
         connection = self.host.by_local(flow)

@@ -1,34 +1,46 @@
-"""Which addresses are this machine's own: what is addressed to others was intercepted in transit."""
+"""Which addresses are this machine's own: what is addressed to others was intercepted in transit.
+
+A socket that is not transparent can be bound to the machine's own addresses only, so the kernel
+itself answers, without privilege and without a copy of its tables that could be out of date.
+"""
 
 from __future__ import annotations
 
+import socket
 import time
-from ipaddress import ip_address
-
-from pyroute2 import IPRoute
 
 from wayside.core.address import IP
 
-READ_AGAIN_S = 1.0
-"""An unknown destination makes us look again, but a flood of them only once a second."""
+ASK_AGAIN_S = 1.0
+"""An address that comes or goes is noticed so soon; a bind costs ten times a look-up."""
+
+KNOWN_MAX = 4096
+"""Destinations remembered; a scan across a gate must not fill its memory."""
 
 
 class LocalAddresses:
-    """The machine's addresses, read from the kernel when something unknown turns up."""
+    """Answers `ip in local`, and remembers the answer for a moment."""
 
     def __init__(self) -> None:
-        self._known: frozenset[IP] = frozenset()
-        self._read_at = float("-inf")
+        self._known: dict[IP, tuple[bool, float]] = {}
 
     def __contains__(self, ip: IP) -> bool:
-        if ip in self._known:
-            return True
         now = time.monotonic()
-        if now - self._read_at >= READ_AGAIN_S:
-            self._read_at = now
-            with IPRoute() as route:
-                self._known = frozenset(
-                    ip_address(address.get("IFA_LOCAL") or address.get("IFA_ADDRESS"))
-                    for address in route.get_addr()
-                )
-        return ip in self._known
+        known = self._known.get(ip)
+        if known is not None and now - known[1] < ASK_AGAIN_S:
+            return known[0]
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        is_local = _can_bind(ip)
+        self._known[ip] = (is_local, now)
+        return is_local
+
+
+def _can_bind(ip: IP) -> bool:
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(ip), 0))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,258 @@
+"""The daemon's side of the privileged helper: asyncio in, typed answers out, changes in batches.
+
+While one transaction is on its way to the kernel, changes that turn up are collected and go
+together as the next one: under load many connections share a transaction, without load nobody
+waits. If a transaction fails, its callers are tried again one at a time, so that one bad change
+does not sink the others, and only its own caller gets the KernelError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, Self, overload
+
+import msgspec
+
+from wayside.core.constants import SIGNALING_PORT
+from wayside.kernel.doctor import Diagnosis
+from wayside.kernel.names import CHANGES_MAX
+from wayside.kernel.plan import Change, InstalledRule, KernelError
+
+from .helper_messages import (
+    LENGTH,
+    Answer,
+    Apply,
+    Diagnose,
+    Done,
+    Failed,
+    GateSetup,
+    HostSetup,
+    ListRules,
+    OpenSockets,
+    Request,
+    SetupGate,
+    SetupHost,
+    Teardown,
+    pack_change,
+    unpack_installed,
+)
+
+__all__ = ["GateSetup", "Helper", "HostSetup", "SignalingSockets", "Sockets"]
+
+_READ_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class SignalingSockets:
+    """What a gate gets: UDP sockets that the helper has opened, none of them blocking."""
+
+    signaling_v4: socket.socket
+    signaling_v6: socket.socket
+
+    def close(self) -> None:
+        """Close them all."""
+        for field in fields(self):
+            getattr(self, field.name).close()
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets(SignalingSockets):
+    """What a host gets: the tap, raw sockets to send by, ICMP errors, ends of TCP sockets."""
+
+    tap: socket.socket
+    raw_v4: socket.socket
+    raw_v6: socket.socket
+    icmp_v4: socket.socket
+    icmp_v6: socket.socket
+    tcp_ends: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    changes: Sequence[Change]
+    done: asyncio.Future[None]
+
+
+class Helper:
+    """A helper process, and the channel to it. `start` it before giving up privileges."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._process = process
+        self._channel = channel
+        self._turn = asyncio.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._drain: asyncio.Task[None] | None = None
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decoder = msgspec.msgpack.Decoder(Answer)
+
+    @classmethod
+    def start(cls) -> Self:
+        """Start the helper process; it has the privileges that this process has now."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
+                [sys.executable, "-m", "wayside.runtime.helper", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        return cls(process, ours)
+
+    @property
+    def pid(self) -> int:
+        """The helper's process id."""
+        return self._process.pid
+
+    async def setup_host(self, setup: HostSetup) -> None:
+        """Make a host's links and table, or find those of a former life. Raises KernelError."""
+        await self._ask(SetupHost(setup))
+
+    async def setup_gate(self, setup: GateSetup) -> None:
+        """Make a gate's routes and table, or find those of a former life. Raises KernelError."""
+        await self._ask(SetupGate(setup))
+
+    @overload
+    async def open_sockets(self, role: Literal["host"], port: int = ...) -> Sockets: ...
+
+    @overload
+    async def open_sockets(self, role: Literal["gate"], port: int = ...) -> SignalingSockets: ...
+
+    async def open_sockets(
+        self, role: Literal["host", "gate"], port: int = SIGNALING_PORT
+    ) -> Sockets | SignalingSockets:
+        """Open a role's sockets; `port`: of signaling. Raises KernelError."""
+        done, descriptors = await self._exchange(OpenSockets(role, port))
+        opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        for sock in opened:
+            sock.setblocking(False)
+        named = dict(zip(done.sockets, opened, strict=True))
+        return Sockets(**named) if role == "host" else SignalingSockets(**named)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make all these changes or none, with whatever others want at the time.
+
+        Raises KernelError when the kernel refuses these.
+        """
+        if not changes:
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(changes, done))
+        if self._drain is None or self._drain.done():
+            self._drain = asyncio.ensure_future(self._drain_waiting())
+        await done
+
+    async def rules(self) -> list[InstalledRule]:
+        """All rules that are in force. Raises KernelError."""
+        return unpack_installed((await self._ask(ListRules())).rules)
+
+    async def diagnose(self) -> list[Diagnosis]:
+        """Rulesets of others that may drop what was signaled. Raises KernelError."""
+        found = (await self._ask(Diagnose())).diagnoses
+        return [Diagnosis(one.where, one.why, one.rule) for one in found]
+
+    async def teardown(self) -> None:
+        """Take away all that was set up, rules included. Raises KernelError."""
+        await self._ask(Teardown())
+
+    def close(self) -> None:
+        """Let the helper go; the kernel keeps what is in it."""
+        self._channel.close()
+        try:
+            self._process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    async def _drain_waiting(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft()]
+            size = len(batch[0].changes)
+            while self._waiting and size + len(self._waiting[0].changes) <= CHANGES_MAX:
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1].changes)
+            if len(batch) > 1 and await self._try(batch) is None:
+                continue
+            for one in batch:
+                await self._try([one])
+
+    async def _try(self, batch: list[_Waiting]) -> KernelError | None:
+        """Apply a batch in one transaction. A lone caller is told of a failure, several are not."""
+        changes = [pack_change(change) for one in batch for change in one.changes]
+        error: KernelError | None = None
+        try:
+            await self._ask(Apply(changes))
+        except KernelError as failure:
+            error = failure
+        if error is not None and len(batch) > 1:
+            return error
+        for one in batch:
+            if one.done.done():  # its caller was cancelled
+                continue
+            if error is None:
+                one.done.set_result(None)
+            else:
+                one.done.set_exception(error)
+        return error
+
+    async def _ask(self, request: Request) -> Done:
+        done, descriptors = await self._exchange(request)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return done
+
+    async def _exchange(self, request: Request) -> tuple[Done, list[int]]:
+        """Send one request, read its answer with the file descriptors that came along."""
+        body = self._encode(request)
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            try:
+                await loop.sock_sendall(self._channel, LENGTH.pack(len(body)) + body)
+                head, descriptors = await self._read_head()
+                frame = await self._read(LENGTH.unpack(head)[0])
+            except (OSError, EOFError) as error:
+                raise KernelError(
+                    "the privileged helper is gone",
+                    "start the daemon again; its connections stay in the kernel",
+                ) from error
+        answer = self._decoder.decode(frame)
+        if isinstance(answer, Failed):
+            raise KernelError(answer.what, answer.hint)
+        return answer, descriptors
+
+    async def _read_head(self) -> tuple[bytes, list[int]]:
+        while True:
+            await self._readable()
+            try:
+                head, descriptors, _, _ = socket.recv_fds(self._channel, LENGTH.size, 16)
+            except BlockingIOError:
+                continue
+            if not head:
+                raise EOFError
+            return head + await self._read(LENGTH.size - len(head)), descriptors
+
+    async def _read(self, size: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        data = bytearray()
+        while len(data) < size:
+            part = await loop.sock_recv(self._channel, min(size - len(data), _READ_BYTES))
+            if not part:
+                raise EOFError
+            data += part
+        return bytes(data)
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(self._channel, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._channel)
