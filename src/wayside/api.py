@@ -27,6 +27,7 @@ from wayside.runtime.control_types import (
     AddressReply,
     AddressRequest,
     ExposeRequest,
+    Family,
     OpenReply,
     OpenRequest,
     Reply,
@@ -148,7 +149,7 @@ async def _connect_by_agent(control: Path, name: str, service: str) -> Connectio
     return Connection(reader, writer, name, service, rebinds=True)
 
 
-async def _family_of(control: Path, name: str) -> int:
+async def _family_of(control: Path, name: str) -> Family:
     try:
         await ask_async(control, AddressRequest(name=name, family=4), AddressReply)
         return 4

@@ -268,7 +268,7 @@ def test_an_open_that_is_too_old_or_badly_signed_is_dropped() -> None:
 def test_the_eighth_gate_has_room_for_a_record_the_ninth_has_not() -> None:
     """R-8.5: at most 8 hops; in practice the room in the OPEN ends it sooner."""
     small = tuple(Hop(bytes([n]) * 32, 1, 1, b"") for n in range(8))
-    big = tuple(Hop(bytes([n]) * 32, 1, 1, bytes(size)) for n, size in enumerate([200] * 3 + [60]))
+    big = tuple(Hop(bytes([n]) * 32, 1, 1, bytes(size)) for n, size in enumerate([200] * 3 + [110]))
     for hops in (small, big):
         pair = Pair(1)
         pair.tell("g1", an_open(pair, hops=hops, mac=b"m" * 16))

@@ -7,19 +7,22 @@ canonical encodings, printable text or v4-mapped addresses; test_codec.py has th
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycddl import Schema, ValidationError
 
 from core.any_message import CERTIFICATE, CERTIFICATE_TERMS, HOP, LOCATOR, MESSAGES, TERMS
+from vectors.samples import ACCEPT, FULL, NAT, REJECT, SIX
 from wayside.core import constants as c
 from wayside.core import messages as m
+from wayside.core.address import Transport
 from wayside.core.codec import Body, DecodeError, Header, decode_body, encode_body
 from wayside.core.errors import DropReason
 from wayside.core.identity import Certificate, CertificateTerms
@@ -75,7 +78,7 @@ def is_read(kind: type[Body], raw: bytes) -> bool:
 
 @given(st.data(), st.sampled_from(KINDS))
 def test_the_cddl_accepts_all_that_the_codec_writes(data: st.DataObject, kind: type[Body]) -> None:
-    """R-3.1, R-3.3: terms and records."""
+    """R-3.1, R-3.3: terms and records, R-8.6 the locator among them."""
     assert is_accepted(RULES[kind], encode_body(data.draw(BODIES[kind])))
 
 
@@ -108,8 +111,9 @@ ODD_VALUES = st.one_of(
     st.floats(allow_nan=False),
     st.integers(-(2**64), 2**64 - 1),
     st.sampled_from([4, 16, 256, 2**40 + 1]),
+    st.integers(0, 300),
     st.binary(max_size=40),
-    st.sampled_from([0, 5, 7, 15, 17, 19, 31, 33, 63, 65, 201, 257, 577]).map(bytes),
+    st.sampled_from([0, 5, 7, 15, 17, 19, 31, 33, 63, 65, 201, 257, 577, 580]).map(bytes),
     st.text(max_size=40),
     st.sampled_from([33, 65, 161]).map("x".__mul__),
     st.lists(st.binary(max_size=20), max_size=9),
@@ -119,6 +123,7 @@ ODD_VALUES = st.one_of(
 )
 
 
+@settings(max_examples=1500)
 @given(st.data(), st.sampled_from(KINDS))
 def test_what_the_cddl_rejects_the_codec_rejects(data: st.DataObject, kind: type[Body]) -> None:
     """R-3.2, R-3.3: one field changed, taken away, or too many."""
@@ -135,6 +140,7 @@ def test_what_the_cddl_rejects_the_codec_rejects(data: st.DataObject, kind: type
         assert not is_read(kind, raw)
 
 
+@settings(max_examples=500)
 @given(st.data(), st.sampled_from(sorted(MESSAGES, key=lambda kind: kind.TYPE)))
 def test_what_the_cddl_rejects_of_a_message_the_codec_rejects(
     data: st.DataObject, kind: type[m.Message]
@@ -149,6 +155,41 @@ def test_what_the_cddl_rejects_of_a_message_the_codec_rejects(
     raw = cbor2.dumps(values, canonical=True)
     if not is_accepted(RULES[kind], raw):
         assert not is_read(kind, raw)
+
+
+LIMITS = (0, 1, 6, 16, 18, 32, 64, 160, 200, 256, 576, 1232)
+SIZES = sorted({max(0, limit + more) for limit in LIMITS for more in (-1, 0, 1)})
+NUMBERS = (0, 1, 3, 4, 15, 16, 255, 256, 2**40, 2**40 + 1, 2**64 - 1)
+FULLEST: tuple[Body, ...] = (
+    FULL,
+    replace(ACCEPT, alternatives=SIX, sealed=b"sealed"),
+    replace(REJECT, reason="reason", rule="rule", by="by"),
+    m.StopTerms(bytes(32), Transport.UDP, *SIX, 1, 1),
+    m.RedirectTerms(bytes(32), bytes(32), m.Locator(SIX[0]), b"approval", 1),
+    NAT,
+    CertificateTerms("files.lab", bytes(32), 1),
+    m.Confirm(bytes(32), bytes(16), (NAT,)),
+    m.Challenge(bytes(32), (NAT,)),
+    m.Close(bytes(16), "reason", (NAT,)),
+)
+
+
+@pytest.mark.parametrize("body", FULLEST, ids=lambda body: type(body).__name__)
+def test_cddl_and_codec_have_the_same_limits(body: Body) -> None:
+    """R-3.3: every field of bytes, text or number, just below, at and above every limit."""
+    whole = cbor2.loads(encode_body(body))
+    for key, value in whole.items():
+        tries: list[Any] = []
+        if isinstance(value, bytes):
+            tries = [bytes(size) for size in SIZES]
+        elif isinstance(value, str):
+            tries = ["x" * size for size in SIZES]
+        elif isinstance(value, int):
+            tries = list(NUMBERS)
+        for changed in tries:
+            raw = cbor2.dumps({**whole, key: changed}, canonical=True)
+            if not (isinstance(body, m.RedirectTerms) and key == 3):
+                assert is_read(type(body), raw) is is_accepted(RULES[type(body)], raw), (key, raw)
 
 
 def test_the_oracle_can_say_no() -> None:

@@ -19,10 +19,13 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from vectors.generate import FOLDER, documents, written
 from vectors.refused import drops_of, world_after
-from vectors.world import Sent, World
+from vectors.world import Plan, Sent, World
 from wayside.core.address import Address
+from wayside.core.errors import DropReason
+from wayside.core.host import Host
 from wayside.core.identity import Names, is_name
 from wayside.core.messages import decode, encode
+from wayside.core.rule import Cid
 
 FRESH = documents()
 LONE = ("open", "accept", "confirm", "challenge", "reject", "redirect", "close", "stop")
@@ -85,6 +88,24 @@ def test_certificates_give_the_names_that_the_file_says() -> None:
         assert found == case["gives"], case["name"]
     for case in document["spellings"]:
         assert is_name(case["text"]) is case["is_name"], case["text"]
+
+
+def test_an_older_open_does_not_take_the_place_of_a_newer_one() -> None:
+    """R-5.1.9: the first connection's OPEN, replayed when the flow has a second connection."""
+    world = World(Plan(gated=False, family=6))
+    world.open()
+    first, old = world.sent[0], world.cid
+    world.close("initiator", "done")
+    world.now += 10
+    world.pass_time("initiator", world.now)
+    world.pass_time("responder", world.now)
+    world.cid = Cid(bytes(16))
+    world.open()
+    host = world.machines["responder"]
+    assert isinstance(host, Host)
+    assert set(host.connections) == {world.cid}
+    assert drops_of(world, first, transit=False) is DropReason.STALE
+    assert set(host.connections) == {world.cid} != {old}
 
 
 # --- from here on as an outsider: docs/spec.md and libraries, no code of ours ---

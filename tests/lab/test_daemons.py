@@ -14,7 +14,7 @@ from wayside.runtime.config import load_gate, load_host
 from wayside.runtime.policy_file import load_policy
 
 
-def start_nothing(daemon: lab_daemons.Daemon) -> None:
+def launch_nothing(daemon: lab_daemons.Daemon) -> None:
     assert (daemon.node.state / f"{daemon.role}.toml").exists()
 
 
@@ -22,7 +22,8 @@ def start_nothing(daemon: lab_daemons.Daemon) -> None:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "STATE", tmp_path)
     monkeypatch.setattr(lab_daemons, "STATE", tmp_path)
-    monkeypatch.setattr(lab_daemons.Daemon, "start", start_nothing)
+    monkeypatch.setattr(lab_daemons.Daemon, "launch", launch_nothing)
+    monkeypatch.setattr(lab_daemons.Daemon, "wait_ready", launch_nothing)
 
 
 def node(name: str, net: int, out: Path) -> Node:

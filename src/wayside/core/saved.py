@@ -43,8 +43,6 @@ class Saved:
     )
     asked: int
     peer_key: bytes
-    peer_name: str | None
-    peer_certificate: bytes | None
     service: str
     transport: Transport
     wire_source: Address
@@ -56,6 +54,8 @@ class Saved:
     lifetime_ms: int
     towards: Address
     hops: tuple[Hop, ...] = ()
+    peer_name: str = ""
+    peer_certificate: bytes = b""
 
 
 def save(connection: Connection, asked: bool) -> SaveConnection:
@@ -90,7 +90,7 @@ def agreement_of(cid: Cid, saved: Saved) -> Agreement:
     """What the saved connection was about. Raises ValueError for a store that was tampered with."""
     return Agreement(
         cid,
-        PeerIdentity(saved.peer_key, saved.peer_name or "", saved.peer_certificate or b""),
+        PeerIdentity(saved.peer_key, saved.peer_name, saved.peer_certificate),
         saved.service,
         Flow(saved.transport, saved.wire_source, saved.wire_destination),
         Flow(saved.transport, saved.local_source, saved.local_destination),

@@ -52,6 +52,7 @@ class Daemon:
     public: bytes
     log: Path
     process: Process | None = None
+    _notified: socket.socket = field(init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -63,31 +64,29 @@ class Daemon:
         """Its control socket."""
         return self.node.state / f"{self.role}.sock"
 
-    def start(self) -> None:
-        """Start it; return when it notifies that it is ready, as systemd would wait for it.
-
-        Raises ProgramFailed.
-        """
-        config = self.node.state / f"{self.role}.toml"
+    def launch(self) -> None:
+        """Start it, without waiting until it is ready."""
+        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = self.node.state / "notify"
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-            notified.bind(str(path))
-            notified.settimeout(POLL_S)
-            environment = {"NOTIFY_SOCKET": str(path)}
-            argv = (*WAYSIDE, self.role, "--config", str(config))
-            self.process = self.node.spawn(*argv, environment=environment)
-            if not within(READY_LIMIT_S, lambda: self._has_ended() or _says_ready(notified)):
-                raise ProgramFailed(f"{self.name} does not get ready: {self.process.text()}")
-        if self._has_ended():
-            raise ProgramFailed(f"{self.name} ended at once: {self.process.text()}")
+        self._notified.bind(str(path))
+        self._notified.settimeout(POLL_S)
+        argv = (*WAYSIDE, self.role, "--config", str(self.node.state / f"{self.role}.toml"))
+        self.process = self.node.spawn(*argv, environment={"NOTIFY_SOCKET": str(path)})
+
+    def wait_ready(self) -> None:
+        """Return when it notifies that it is ready, as systemd would wait. Raises ProgramFailed."""
+        process = self._running()
+        with self._notified as notified:
+            said = within(READY_LIMIT_S, lambda: process.ended or _says_ready(notified))
+        if process.ended or not said:
+            raise ProgramFailed(f"{self.name} does not get ready: {process.text()}")
 
     def kill(self) -> None:
         """SIGKILL; its helper has to find out and leave by itself."""
-        if self.process is None:
-            raise ProgramFailed(f"{self.name} was never started")
-        self.process.popen.kill()
-        self.process.wait(READY_LIMIT_S)
+        process = self._running()
+        process.popen.kill()
+        process.wait(READY_LIMIT_S)
 
     def command(self, *words: str) -> str:
         """Run `wayside WORDS` against this daemon; what it prints. Raises ProgramFailed."""
@@ -114,8 +113,10 @@ class Daemon:
         """Its event log so far."""
         return eventlog.read([self.log])
 
-    def _has_ended(self) -> bool:
-        return self.process is not None and self.process.popen.poll() is not None
+    def _running(self) -> Process:
+        if self.process is None:
+            raise ProgramFailed(f"{self.name} was never started")
+        return self.process
 
 
 @dataclass(slots=True)
@@ -178,8 +179,7 @@ class Daemons:
                 for peer in self.hosts:
                     if peer is not host:
                         file.write("\n".join(self._introduction(peer)) + "\n")
-        for daemon in self.all:
-            daemon.start()
+        launch(self.all)
 
     def events(self) -> list[eventlog.Record]:
         """What all of them logged, in the order of time."""
@@ -212,6 +212,14 @@ class Daemons:
         return STATE / f"{node.name}.certificate"
 
 
+def launch(daemons: Sequence[Daemon]) -> None:
+    """Start daemons at once, and return when all are ready. Raises ProgramFailed."""
+    for daemon in daemons:
+        daemon.launch()
+    for daemon in daemons:
+        daemon.wait_ready()
+
+
 def _says_ready(notified: socket.socket) -> bool:
     with contextlib.suppress(TimeoutError):
         return b"READY=1" in notified.recv(4096)
@@ -219,7 +227,7 @@ def _says_ready(notified: socket.socket) -> bool:
 
 
 def within(limit_s: float, look: Callable[[], T]) -> T:
-    """Look until there is something (truthy) or the time is over; what was seen last."""
+    """Look again until there is something (truthy) or the time is over; what was seen last."""
     deadline = time.monotonic() + limit_s
     while True:
         seen = look()

@@ -33,9 +33,9 @@ def play(trial: Trial) -> None:
     firewall.check_echo_and_relations(stage)
     exact = stage.wire(Transport.UDP, firewall.ECHO_FROM, traffic.ECHO_PORT)
     firewall.check_from_outside(stage, stage.server.node, Watch(stage.client.node), exact)
-    firewall.check_gone_after_silence(stage, gate)
     firewall.check_gone_after_close(stage, gate)
     firewall.check_services(stage)
+    firewall.check_gone_after_silence(stage, gate)
 
 
 def _check_consent(stage: Stage) -> None:

@@ -29,6 +29,6 @@ def play(trial: Trial) -> None:
     exact = stage.wire(Transport.UDP, firewall.ECHO_FROM, traffic.ECHO_PORT)
     client = stage.client.node
     firewall.check_from_outside(stage, stage.server.node, Watch(client), exact)
-    firewall.check_gone_after_silence(stage, gate)
     firewall.check_gone_after_close(stage, gate)
     firewall.check_services(stage)
+    firewall.check_gone_after_silence(stage, gate)

@@ -1,8 +1,8 @@
 """The first datagram rides on OPEN: answered in one round trip instead of two.
 
-    client ──40 ms── router ── server
+    client ──100 ms── router ── server
 
-The wire is long (a relay adds 20 ms in each direction), so round trips can be counted by time. The
+The wire is long (a relay adds 50 ms in each direction), so round trips can be counted by time. The
 control is a datagram that is too large to ride along: it has to wait for ACCEPT, and takes two.
 """
 
@@ -15,8 +15,8 @@ from wayside.lab.enclosure import PYTHON
 from wayside.lab.scenario import Trial
 from wayside.lab.stage import Stage, set_stage
 
-DELAY_MS = 20.0
-"""One way; a round trip of 40 ms makes a few ms of processing and scheduling a tenth of one."""
+DELAY_MS = 50.0
+"""One way. The first connection of two cold agents costs 20 ms of processor: a fifth of a trip."""
 
 TOO_LARGE = 800
 """Bytes: more than may ride on an OPEN, less than a fragment."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 from wayside.lab import firewall, traffic
-from wayside.lab.daemons import SEEN_LIMIT_S, within
+from wayside.lab.daemons import SEEN_LIMIT_S, launch, within
 from wayside.lab.scenario import Trial
 from wayside.lab.stage import Stage, set_stage
 
@@ -20,11 +20,15 @@ STALLED_SHARE = 0.1
 cores costs less than half."""
 
 
+SECONDS_MIN = 5.0
+"""Room for a start, an absence, and a look around while data still flows."""
+
+
 def play(trial: Trial) -> None:
     """Start iperf3, kill and restart everything in its midst, look at it from both sides."""
     stage = set_stage(trial, "gate", gate="gate", inside="client")
     daemons = trial.daemons.all
-    seconds = max(trial.bulk_s, 3.0)
+    seconds = max(trial.bulk_s, SECONDS_MIN)
     running = traffic.start_iperf(stage.client.node, stage.to, seconds)
     stage.wait_events(stage.server, "connection.opened")
     time.sleep(seconds / 4)
@@ -32,8 +36,7 @@ def play(trial: Trial) -> None:
         daemon.kill()
     down_at = time.monotonic()
     time.sleep(seconds / 8)
-    for daemon in daemons:
-        daemon.start()
+    launch(daemons)
     trial.check("all agents are back", True, time.monotonic() - down_at, "s without any")
     _check_known(stage)
     bulk = traffic.iperf_result(running, seconds + 10)

@@ -19,7 +19,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,9 +60,14 @@ class Process:
     popen: subprocess.Popen[bytes]
     output: Path
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, by itself or otherwise."""
+        return self.popen.poll() is not None
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to the program and all it started, wait; its exit code. Bounded."""
-        if self.popen.poll() is None:
+        if not self.ended:
             os.killpg(self.popen.pid, number)
         return self.wait(RUN_LIMIT_S)
 
@@ -82,7 +86,7 @@ class Process:
         """Return once it has printed this. Raises ProgramFailed after so many seconds."""
         deadline = time.monotonic() + limit_s
         while text not in self.text():
-            if self.popen.poll() is not None or time.monotonic() > deadline:
+            if self.ended or time.monotonic() > deadline:
                 raise ProgramFailed(f"{self.output.name} did not print {text!r}: {self.text()!r}")
             time.sleep(POLL_S)
 
@@ -167,11 +171,17 @@ class Node:
 
     def _output(self, argv: Sequence[str]) -> Path:
         self._outputs += 1
-        words = [word for word in argv if not word.startswith("-")]
-        program = Path(words[1] if words[0] == sys.executable and len(words) > 1 else words[0]).name
-        return (
-            self.out / f"{self.name}-{self._outputs:02}-{program.removeprefix('wayside.lab.')}.txt"
-        )
+        return self.out / f"{self.name}-{self._outputs:02}-{_label(argv)}.txt"
+
+
+def _label(argv: Sequence[str]) -> str:
+    """The name of a program: of a Python module the last part, of `wayside` the command."""
+    words = [Path(word).name for word in argv if not word.startswith("-")]
+    if argv[0] != PYTHON[0] or len(words) < 2:
+        return words[0]
+    if words[1] == "wayside.cli.main" and len(words) > 2:
+        return f"wayside-{words[2]}"
+    return words[1].rpartition(".")[2] if " " not in words[1] else "python"
 
 
 class World:

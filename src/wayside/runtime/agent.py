@@ -62,6 +62,7 @@ class Agent:
         self.host = host
         self.driver: Driver | None = None
         self._room = WaitingRoom()
+        self._ruled: set[Cid] = set()
         self._watch: asyncio.Task[None] | None = None
         self._tap: Tap | None = None
 
@@ -78,6 +79,7 @@ class Agent:
         sockets = await self.helper.open_sockets("host", self.config.listen)
         found = recover(self.host, self.store, await self.helper.rules(), time.monotonic())
         await self.helper.apply(found.orphans) if found.orphans else None
+        self._ruled.update(self.host.connections)
         if found.connections:
             self.log.write("daemon.recovered", connections=found.connections)
             _log.info("recovered from the kernel", connections=found.connections)
@@ -171,7 +173,7 @@ class Agent:
         if connection is None or connection.state in (State.CLOSING, State.ENDED):
             self._room.take(flow)
             self._on_first_packet(packet)
-        elif connection.state is State.CONNECTED:
+        elif known in self._ruled:
             self._release(known, packet.flow, [raw])
         else:
             self._room.hold(flow, known, raw)
@@ -253,6 +255,7 @@ class Agent:
                 flow=str(effect.wire),
                 lifetime_s=effect.lifetime_s,
             )
+        self._ruled.add(effect.cid)
         self.asking.opened(effect)
         packets = self._room.take(effect.local)
         self._release(effect.cid, effect.local, packets[1:] if effect.carried else packets)
@@ -294,6 +297,7 @@ class Agent:
                 self._tap.inject(answer)
 
     def _closed(self, effect: ReportClosed) -> None:
+        self._ruled.discard(effect.cid)
         self.log.write(
             "connection.closed",
             cid=effect.cid.hex(),

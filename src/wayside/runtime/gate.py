@@ -48,6 +48,7 @@ from .refusals import Refusals, code_of
 from .secret import boot_secret
 from .service import until_told
 from .udp import Received
+from .warm_up import check_crypto
 
 CONNECTIONS_MAX = 262_144
 """Passages in memory: 600 bytes each, 150 MB; the kernel's sets hold two elements for each."""
@@ -238,6 +239,7 @@ async def run_gate(config: GateConfig) -> int:
     secret = boot_secret(config.paths.state / "gate.secret")
     helper = Helper.start()
     drop_all()
+    check_crypto()
     daemon = GateDaemon(config, key, secret, helper)
     await daemon.start()
     control = ControlServer(config.paths.socket, daemon.answer)

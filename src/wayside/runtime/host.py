@@ -27,6 +27,7 @@ from .privilege import drop_all
 from .secret import boot_secret
 from .service import until_told
 from .store import Store
+from .warm_up import check_crypto
 
 CONNECTIONS_MAX = 262_144
 CONNECTIONS_PER_NETWORK_MAX = 131_072
@@ -43,6 +44,7 @@ async def run_host(config: HostConfig) -> int:
     host = make_host(config, key, secret, store.peers())
     helper = Helper.start()
     drop_all()
+    check_crypto()
     agent = Agent(config, host, helper, store)
     await agent.start()
     control = ControlServer(config.paths.socket, HostControl(agent).answer)
