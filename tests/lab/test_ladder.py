@@ -213,3 +213,19 @@ def test_a_sender_that_writes_its_log_late_is_still_the_sender() -> None:
     log.add(2.2, "client.lab", "datagram.sent", type="OPEN", digest="a1")
     (arrow,) = arrows(ladder.build(log.records))
     assert (arrow.source, arrow.target, arrow.flight_ms) == (0, 1, 0)
+
+
+def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
+    log = Log()
+    log.records += through_a_gate()
+    for seq in (2, 4, 6, 8):
+        at = seq * 500
+        details = {"type": "OPEN", "digest": f"f{seq}", "seq": seq}
+        log.add(at, "client.lab", "datagram.sent", **details)
+        if seq != 6:
+            log.add(at + 1, "gate", "datagram.received", **details)
+        log.add(at + 2, "gate", "rule.installed", match=FLOW, action="accept", lifetime_s=2.0)
+    drawn = ladder.build(log.records)
+    assert [(a.label, a.target) for a in arrows(drawn)][-2:] == [("OPEN 2", 1), ("OPEN 6", None)]
+    (fold,) = [m for m in marks(drawn) if m.text.startswith("refreshed")]
+    assert fold.text == "refreshed until 4002 ms: 5 more lines"

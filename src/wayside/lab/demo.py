@@ -104,7 +104,7 @@ def _play(stage: Stage, tell: _Telling) -> None:
 
     tell.step(f"2. server.lab is {to} for every program here; an unmodified curl asks for it.")
     refused = traffic.curl(client, to)
-    said = f"after {refused.seconds * 1000:.0f} ms: {refused.error}"
+    said = f"after {refused.seconds * 1000:.0f} ms: {refused.cause}"
     tell.say("refused, and curl knows at once", refused.exit_code == 7, said)
     why = (stage.client.why() or [{}])[0]
     seen = f"{why.get('by')}, rule {why.get('rule')}: {why.get('reason')}"

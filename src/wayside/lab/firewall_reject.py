@@ -41,6 +41,8 @@ expect = "reject"
 AT_ONCE_MS = 100.0
 """A person does not notice it; a timeout would be a hundred times that."""
 
+CAUSES = ("No route to host", "Connection refused")
+
 COULD_NOT_CONNECT = 7
 """curl's exit code; a timeout would be 28."""
 
@@ -59,6 +61,7 @@ def _check_tcp(stage: Stage) -> None:
     trial = stage.trial
     fetched = traffic.curl(stage.client.node, stage.to)
     trial.check("curl cannot connect", fetched.exit_code == COULD_NOT_CONNECT, fetched.error)
+    trial.check("because of what connect() said", fetched.cause in CAUSES, fetched.cause)
     trial.check(
         "curl fails at once", fetched.seconds * 1000 < AT_ONCE_MS, fetched.seconds * 1000, "ms"
     )

@@ -16,6 +16,7 @@ in milliseconds from the first event of all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -30,6 +31,12 @@ SKEW_S = 0.01
 
 TOGETHER_S = 0.002
 """Marks of the same kind at the same place so close in time are drawn as one."""
+
+REFRESH_SHOWN = 2
+"""The highest seq that is drawn in full: set-up is 0 and 1, the first refresh 2."""
+
+REFRESHING = ("OPEN", "ACCEPT", "CONFIRM")
+"""The messages of a refresh."""
 
 CONNECTIONS_MAX = 200
 """A drawing of more is not read by anybody; the rest is counted."""
@@ -68,6 +75,7 @@ class Arrow:
     target: int | None = None
     arrived_ms: float | None = None
     towards: int | None = None
+    seq: int = 0
 
     @property
     def flight_ms(self) -> float:
@@ -196,7 +204,7 @@ def _section(
     marks = [mark for r in records if (mark := _mark(r, columns[r.node], (r.time - start) * 1000))]
     rows += _together(marks)
     rows.sort(key=lambda row: row.time_ms)
-    return Section(cid, _title(cid, records), tuple(rows))
+    return Section(cid, _title(cid, records), tuple(_fold(rows)))
 
 
 _NOTHING = Record(0.0, "", "", "")
@@ -213,6 +221,7 @@ def _arrow(flight: _Flight, columns: dict[str, int], start: float) -> Arrow:
         columns[received.node] if received else None,
         (received.time - start) * 1000 if received else None,
         None if received or not sent else _headed_for(sent, columns),
+        record.seq,
     )
 
 
@@ -277,6 +286,28 @@ def _together(marks: list[Mark]) -> list[Mark]:
                 break
         else:
             kept.append(mark)
+    return kept
+
+
+def _fold(rows: list[Row]) -> list[Row]:
+    """The first refresh is shown; later ones that went well become a count in one mark."""
+    kept: list[Row] = []
+    seen: Counter[tuple[int, str]] = Counter()
+    folded: list[Row] = []
+    refreshing = False
+    for row in rows:
+        if isinstance(row, Arrow):
+            refreshing = row.seq > REFRESH_SHOWN and row.label.partition(" ")[0] in REFRESHING
+            repeated = refreshing and row.target is not None and row.source is not None
+        else:
+            seen[row.column, row.text] += 1
+            repeated = refreshing and row.tone is Tone.GOOD and seen[row.column, row.text] > 1
+        (folded if repeated else kept).append(row)
+    if folded:
+        last = folded[-1].time_ms
+        text = f"refreshed until {last:.0f} ms: {len(folded)} more lines"
+        kept.append(Mark(folded[0].time_ms, 0, text, Tone.NEUTRAL))
+        kept.sort(key=lambda row: row.time_ms)
     return kept
 
 

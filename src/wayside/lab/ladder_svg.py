@@ -14,7 +14,7 @@ WIDTH = 1200
 GUTTER, MARGIN = 96, 120
 """Left of the first lifeline: the times. Right of the last one, and left of the first: names."""
 
-ROW, HEADING, TOP = 26, 66, 56
+ROW, HEADING, TOP = 26, 78, 56
 """Heights in px."""
 
 SLANT = 8
@@ -64,7 +64,7 @@ def render(ladder: Ladder, title: str) -> str:
         parts += drawing.heading(section, [p.name for p in ladder.participants], y)
         y += HEADING
         for row in section.rows:
-            parts += drawing.row(row, y)
+            parts += drawing.row(row, y - 12)
             y += ROW
     if not ladder.sections:
         parts.append(f'<text x="20" y="{TOP + 10}">nothing happened</text>')
@@ -94,7 +94,7 @@ class _Drawing:
         ]
         for x, name in zip(self._xs, names, strict=True):
             parts.append(f'<text class="name" x="{x:.0f}" y="{y + 48}">{escape(name)}</text>')
-            parts.append(_line("life", x, y + 54, x, bottom - 6))
+            parts.append(_line("life", x, y + 54, x, bottom - 14))
         return parts
 
     def row(self, row: Row, y: float) -> list[str]:

@@ -39,12 +39,16 @@ class Bulk:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A run of curl. `exit_code` is curl's (7: could not connect, 28: timeout)."""
+    """A run of curl. `exit_code` is curl's (7: could not connect, 28: timeout).
+
+    `error` is its last word, `cause` what connect() told it (`No route to host`).
+    """
 
     exit_code: int
     seconds: float
     bytes: int
     error: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,17 @@ def curl(node: Node, to: IP, port: int = HTTP_PORT, limit_s: float = 5.0) -> Fet
     """Fetch the file; `bytes` is 0 unless the whole of it came."""
     host = f"[{to}]" if to.version == 6 else str(to)
     done = node.run(
-        *("curl", "-sS", "--noproxy", "*", "--max-time", str(limit_s), "-o", "/dev/null"),
+        *("curl", "-sSv", "--noproxy", "*", "--max-time", str(limit_s), "-o", "/dev/null"),
         *("-w", "%{json}", f"http://{host}:{port}/file"),
         limit_s=limit_s + 5,
         check=False,
     )
     report = json.loads(done.stdout)
     size = int(report["size_download"])
-    return Fetched(done.returncode, float(report["time_total"]), size, done.stderr.strip())
+    said = done.stderr.strip().splitlines()
+    error = next((line for line in said if line.startswith("curl: (")), "")
+    cause = next((line.rpartition(": ")[2] for line in said if " failed: " in line), "")
+    return Fetched(done.returncode, float(report["time_total"]), size, error, cause)
 
 
 def serve_echo(node: Node, port: int = ECHO_PORT) -> Process:
