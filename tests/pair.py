@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from itertools import count
@@ -23,7 +23,15 @@ from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.codec import Header, encode_body
 from wayside.core.connection import Connection, HostContext, State
 from wayside.core.crypto import SigningKey, ephemeral_public
-from wayside.core.effects import ChangeRules, DeliverData, Effect, SaveConnection, SendDatagram
+from wayside.core.effects import (
+    ChangeRules,
+    DeliverData,
+    Dropped,
+    Effect,
+    SaveConnection,
+    SendDatagram,
+)
+from wayside.core.errors import DropReason
 from wayside.core.events import (
     ClockSet,
     CloseRequested,
@@ -160,7 +168,7 @@ class Pair:
         if self.c.virtual is not None:
             own, other = self.c.virtual.own(here.family), self.c.virtual.of(peer, here.family)
             local = Flow(self.transport, Address(own, 40000), Address(other, 443))
-        asked = {
+        asked: dict[str, Any] = {
             "cid": self.cid,
             "peer": PeerIdentity(peer),
             "service": service,
@@ -330,6 +338,24 @@ def message_of(data: bytes) -> tuple[Header, Message]:
     return decode(data)
 
 
+def body_of(data: bytes, kind: type[T]) -> T:
+    """The message in a datagram, which is of this kind."""
+    message = decode(data)[1]
+    assert isinstance(message, kind)
+    return message
+
+
+def hops_of(data: bytes) -> tuple[Hop, ...]:
+    """The hop records in a datagram."""
+    hops: tuple[Hop, ...] = getattr(decode(data)[1], "hops", ())
+    return hops
+
+
+def reasons(effects: Iterable[Effect]) -> list[DropReason]:
+    """Why datagrams were dropped."""
+    return [effect.reason for effect in effects if isinstance(effect, Dropped)]
+
+
 def at_clock(machine: Host | Gate, epoch_s: float) -> None:
     """Set the wall clock of a machine."""
     machine.handle(ClockSet(epoch_s), 0.0)
@@ -370,8 +396,8 @@ def make_open(  # what a stranger with a key of their own can send
 STRANGER = SigningKey(b"s" * 32)
 """Has a key, and is known to nobody."""
 
-PASSING = ("_door", "_box", "names", "entropy", "policy", "_heap", "_used", "_free")
-"""What may change or cannot be compared: budgets, caches, functions, whose turn it is."""
+PASSING = ("_door", "_box", "names", "entropy", "policy", "_heap", "_used", "_free", "_spent")
+"""What may change or cannot be compared: budgets, caches, functions, whose turn it is, replays."""
 
 
 def snapshot(thing: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -34,7 +34,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 @GATES
 @FAMILIES
 def test_three_messages_bring_a_connection_up(gates: int, family: int) -> None:
-    """R-2.7, R-5.1, R-5.2, R-5.3, R-5.1.1: each goes through every gate, and is all that is said."""
+    """R-2.7, R-5.1, R-5.2, R-5.3, R-5.1.1: each goes through every gate, and that is all."""
     pair = Pair(gates, family=family).open()
     right, left = [f"g{n + 1}" for n in range(gates)], [f"g{n}" for n in range(gates, 0, -1)]
     said = [("OPEN", ["c", *right]), ("ACCEPT", ["s", *left]), ("CONFIRM", ["c", *right])]
@@ -46,7 +46,7 @@ def test_three_messages_bring_a_connection_up(gates: int, family: int) -> None:
 
 @GATES
 def test_both_ends_and_the_gates_speak_of_the_same_packets(gates: int) -> None:
-    """R-2.5, R-6.1, R-6.2: what one host sends, the gates let through and the other rewrites back."""
+    """R-2.5, R-6.1, R-6.2: what one host sends, gates let through, and the other rewrites back."""
     pair = Pair(gates).open()
     wire = pair.connection("c").agreement.wire
     assert pair.connection("s").agreement.wire == wire.reversed()
@@ -105,7 +105,7 @@ def test_a_close_that_nobody_echoes_is_given_up_after_three() -> None:
     pair.close("c", seconds=30)
     assert pair.kinds("c").count("CLOSE") == 3
     times = [sent.at for sent in pair.wire if sent.kind is Close]
-    assert [round(b - a, 3) for a, b in zip(times, times[1:], strict=False)] == [0.25, 0.5]
+    assert [round(b - a, 3) for a, b in pairwise(times)] == [0.25, 0.5]
     assert pair.c.connections == {}
 
 
@@ -152,7 +152,7 @@ def test_a_reason_that_no_message_can_hold_is_cut(reason: str) -> None:
 
 @GATES
 def test_duplicates_change_nothing(gates: int) -> None:
-    """R-5.2.1, R-5.3.1: every datagram twice, and the connection comes up, lives, and ends, once."""
+    """R-5.2.1, R-5.3.1: every datagram twice; the connection comes up, lives, and ends, once."""
     pair = Pair(gates)
     for kind in (Open, Accept, Confirm, Close):
         pair.copy[kind] = 1
@@ -196,7 +196,7 @@ def test_a_connection_is_refreshed_at_a_third_of_its_life(gates: int) -> None:
     pair = Pair(gates).open(300)
     opens = [sent for sent in pair.wire if sent.kind is Open and sent.node == "c"]
     assert [message_of(sent.data)[0].seq for sent in opens] == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert {round(b.at - a.at) for a, b in zip(opens, opens[1:], strict=False)} == {40}
+    assert {round(b.at - a.at) for a, b in pairwise(opens)} == {40}
     assert pair.is_up
     assert [report.refreshed for report in pair.seen(ReportOpened, "s")] == [False] + [True] * 7
 
@@ -204,7 +204,7 @@ def test_a_connection_is_refreshed_at_a_third_of_its_life(gates: int) -> None:
 @pytest.mark.parametrize("kind", [Open, Accept, Confirm])
 @pytest.mark.parametrize("times", [1, 3, 8, 12])
 def test_a_refresh_that_fails_is_tried_again_and_works(kind: type, times: int) -> None:
-    """R-5.4.1, R-5.4.2: also when the responder heard the first attempt and its answers were lost."""
+    """R-5.4.1, R-5.4.2: also when the responder heard the first one and its answers were lost."""
     pair = Pair(1).open()
     pair.lose[kind] = times
     pair.run(115)

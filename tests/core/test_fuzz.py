@@ -11,9 +11,9 @@ number of datagrams, `WAYSIDE_FUZZ_SEED` another beginning:
 from __future__ import annotations
 
 import os
-import tracemalloc
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from sys import getallocatedblocks
 
 import pytest
 
@@ -194,13 +194,23 @@ def fuzz(one: Target, seed: int, datagrams: int) -> None:
         for at in range(size):
             number, data = mutator.next()
             effects = machine.handle(replace(one.stock[number], data=data), one.now)
-            if len(effects) == 1 and type(effects[0]) is Dropped:
+            if len(effects) == 1 and (type(effects[0]) is Dropped or asks_for_proof(effects, data)):
                 continue
             where = f"{one.name}, seed {seed}, datagram {done + at}: {data.hex()} gave {effects}"
             assert is_excused(machine, data, one.stock, effects), where
             machine = deepcopy(pristine)
         done += size
         assert snapshot(machine) == expected, f"{one.name}, seed {seed}, before datagram {done}"
+
+
+def asks_for_proof(effects: list[Effect], data: bytes) -> bool:
+    """An OPEN with an unlikely time gets a CHALLENGE, before anybody looks at its signature."""
+    effect = effects[0]
+    return (
+        isinstance(effect, SendDatagram)
+        and (data[4], effect.data[4]) == (Open.TYPE, Challenge.TYPE)
+        and len(effect.data) < len(data)
+    )
 
 
 def is_excused(
@@ -232,12 +242,9 @@ def test_memory_does_not_grow_with_what_is_dropped() -> None:
                     machine.handle(replace(one.stock[number], data=data), one.now)
 
         feed()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
+        before = getallocatedblocks()
         feed()
-        grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-        assert grown < 20_000, one.name
+        assert getallocatedblocks() - before < 200, one.name
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -276,8 +283,12 @@ def nonsense(random: object, to_key: bytes, number: int) -> bytes:
     more = ("[::1]", "[fe80::1]", "[ff02::1]", "[::]", "[2001:db8::1]", "10.0.0.2", "10.2.0.2")
     ends = [Address.parse(f"{pick(ips + more)}:{pick((0, 1, 443, 4747, 65535))}") for _ in "12"]
     hops = tuple(
-        Hop(random.randbytes(32), random.randrange(16), pick((0, 1, 2**40)),
-            random.randbytes(pick((0, 12, 40, 200))))
+        Hop(
+            random.randbytes(32),
+            random.randrange(16),
+            pick((0, 1, 2**40)),
+            random.randbytes(pick((0, 12, 40, 200))),
+        )
         for _ in range(pick((0, 0, 0, 1, 2, 3, 8)))
     )
     try:

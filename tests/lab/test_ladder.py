@@ -229,3 +229,18 @@ def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
     assert [(a.label, a.target) for a in arrows(drawn)][-2:] == [("OPEN 2", 1), ("OPEN 6", None)]
     (fold,) = [m for m in marks(drawn) if m.text.startswith("refreshed")]
     assert fold.text == "refreshed until 4002 ms: 5 more lines"
+
+
+def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cut() -> None:
+    log = Log()
+    for number in range(ladder.ROWS_MAX + 50):
+        log.add(10 * number, "gate", "dropped", cid="", reason="not-csp")
+    log.add(20, "gate", "daemon.recovered", cid="", connections=2)
+    log.records += through_a_gate()
+    drawn = ladder.build(log.records)
+    assert [section.cid for section in drawn.sections] == [CID, ""]
+    others = drawn.sections[1].rows
+    assert len(others) == ladder.ROWS_MAX + 1
+    assert any(isinstance(m, Mark) and m.text == "restarted, knows 2 connections" for m in others)
+    assert isinstance(others[-1], Mark)
+    assert others[-1].text == "51 more lines"

@@ -19,6 +19,7 @@ from .errors import DropReason
 from .events import DatagramReceived, MessageReceived
 from .messages import Challenge, Hop, Open, decode_message, encode
 from .route import TokenBox
+from .rule import Cid
 
 PREFIXES_MAX = 65_536
 """Networks whose budget is remembered; the one that was quiet longest is forgotten first."""
@@ -151,3 +152,31 @@ class Quota:
             del self._by_prefix[prefix]
         else:
             self._by_prefix[prefix] = held - 1
+
+
+class Spent:
+    """The OPENs that were answered, for as long as a copy of one has a likely time. R-7.7.
+
+    A later seq of the same connection is no copy: an end that lost its other one asks again.
+    The oldest is forgotten when there are too many: its copy would open nothing without a CONFIRM.
+    """
+
+    CIDS_MAX = 262_144
+    KEPT_S = 2 * c.OPEN_TIME_WINDOW_S
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[Cid, tuple[float, int]] = OrderedDict()
+
+    def add(self, cid: Cid, seq: int, now: float) -> None:
+        """Remember an OPEN from its first answer on, and all before it."""
+        self._last.pop(cid, None)
+        while self._last and (
+            len(self._last) >= self.CIDS_MAX or next(iter(self._last.values()))[0] < now
+        ):
+            self._last.popitem(last=False)
+        self._last[cid] = (now + self.KEPT_S, seq)
+
+    def has(self, cid: Cid, seq: int, now: float) -> bool:
+        """Whether this OPEN, or a later one of its connection, was answered a short while ago."""
+        until, last = self._last.get(cid, (now, seq))
+        return until > now and seq <= last

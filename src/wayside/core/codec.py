@@ -73,11 +73,26 @@ def fixed(size: int) -> Kind:
 
 
 def text(most: int) -> Kind:
-    """A text of printable characters, at most `most` bytes of UTF-8."""
+    """A text for people without control characters, at most `most` bytes of UTF-8. Spec: R-3.5."""
 
     def read(value: Any) -> str:
-        if type(value) is not str or len(value.encode()) > most or not value.isprintable():
-            raise DecodeError(f"not a printable text of at most {most} bytes")
+        if type(value) is not str or len(value.encode()) > most:
+            raise DecodeError(f"not a text of at most {most} bytes")
+        if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+            raise DecodeError("a control character")
+        return value
+
+    return Kind(read, same)
+
+
+def word(most: int) -> Kind:
+    """A text of 1 to `most` visible ASCII characters, as services and rules are named."""
+
+    def read(value: Any) -> str:
+        if type(value) is not str or not 1 <= len(value) <= most or not value.isascii():
+            raise DecodeError(f"not a word of 1 to {most} characters")
+        if not value.isprintable() or " " in value:
+            raise DecodeError("a word with a blank or a control character")
         return value
 
     return Kind(read, same)
@@ -110,7 +125,7 @@ def many(kind: Kind, most: int) -> Kind:
 
 def pairs(most: int) -> Kind:
     """A map of 1 to `most` short texts to short texts, kept as a sorted tuple of pairs."""
-    short = text(c.SERVICE_BYTES_MAX)
+    short = word(c.SERVICE_BYTES_MAX)
 
     def read(value: Any) -> tuple[tuple[str, str], ...]:
         if type(value) is not dict:
@@ -118,9 +133,18 @@ def pairs(most: int) -> Kind:
         items = cast(dict[Any, Any], value)
         if not 1 <= len(items) <= most:
             raise DecodeError(f"not a map of 1 to {most}")
-        return tuple(sorted((short.read(key), short.read(item)) for key, item in items.items()))
+        found = [(short.read(key), short.read(item)) for key, item in items.items()]
+        if found != sorted(found, key=_canonical):
+            raise DecodeError("a map whose keys are not in order")
+        return tuple(sorted(found))
 
-    return Kind(read, dict)
+    return Kind(read, lambda items: dict(sorted(items, key=_canonical)))
+
+
+def _canonical(pair: tuple[str, str]) -> tuple[int, bytes]:
+    """Shorter keys first, then by their bytes: the order of canonical CBOR."""
+    key = pair[0].encode()
+    return len(key), key
 
 
 ADDRESS = Kind(lambda value: Address.unpack(blob(18).read(value)), lambda address: address.pack())
@@ -133,14 +157,21 @@ def nested(body: type[B]) -> Kind:
     )
 
 
+EMPTY = (None, (), b"", "")
+"""What an optional field holds when it is left out of the map."""
+
+_END: tuple[Any, Any] = (object(), None)
+"""Behind the last key of a map: equal to nothing that a map can hold."""
+
+
 def encode_body(body: Body) -> bytes:
     """The one encoding of a body. Spec: R-3.1."""
     values: dict[int, Any] = {}
     for field in body.FIELDS:
         value = getattr(body, field.name)
-        if not field.optional or value not in (None, (), b"", ""):
+        if not field.optional or value not in EMPTY:
             values[field.key] = field.kind.write(value)
-    return cbor2.dumps(values, canonical=True)
+    return cbor2.dumps(values)  # the keys of FIELDS ascend, so that is the canonical order
 
 
 def decode_body(body: type[B], raw: bytes) -> B:
@@ -156,22 +187,30 @@ def decode_body(body: type[B], raw: bytes) -> B:
         )
         if type(values) is not dict:
             raise DecodeError("a body is a map")
-        made = body(**_read_fields(body, cast(dict[Any, Any], values)))
+        found = _read_fields(body, cast(dict[Any, Any], values))
+        # What was read is written again as it came, in the order of FIELDS: every other spelling
+        # of a number, a length or an order shows. Kinds let no second spelling of a value in.
+        if cbor2.dumps(values) != raw:
+            raise DecodeError("not the canonical encoding")
+        return body(**found)
     except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise DecodeError(str(error)) from error
-    if encode_body(made) != raw:
-        raise DecodeError("not the canonical encoding")
-    return made
 
 
 def _read_fields(body: type[Body], values: dict[Any, Any]) -> dict[str, Any]:
+    """The attributes of a body; its keys have to come in the order of FIELDS, all and no other."""
     found: dict[str, Any] = {}
+    keys = iter(values.items())
+    key, value = next(keys, _END)
     for field in body.FIELDS:
-        if field.key in values:
-            found[field.name] = field.kind.read(values.pop(field.key))
+        if key == field.key and type(key) is int:
+            found[field.name] = read = field.kind.read(value)
+            if field.optional and read in EMPTY:
+                raise DecodeError(f"{body.__name__} says {field.name} and leaves it empty")
+            key, value = next(keys, _END)
         elif not field.optional:
             raise DecodeError(f"{body.__name__} lacks {field.name}")
-    if values:
+    if key is not _END[0]:
         raise DecodeError(f"{body.__name__} has a key too many")
     return found
 

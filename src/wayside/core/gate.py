@@ -215,6 +215,8 @@ class Gate:
             return [Dropped(DropReason.STALE, event.source)]
         context = self.context
         opened = check_open(event, message, context.names, context.epoch_s + now)
+        if opened is DropReason.TIME:
+            return [self._door.challenge(event.header, event.source, now, message.hops)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
         refusal = self._misplaced(event, message, opened)
@@ -399,6 +401,7 @@ class Gate:
         onward = SendDatagram(encode(header, message), event.destination)
         if passage.stage is Stage.LIVE and passage.seq == header.seq:
             return [onward]
+        passage.lifetime_s = state.lifetime_s
         return self._confirm(passage, header.seq, onward, now)
 
     def _confirm(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from . import constants as c
-from .address import Address, Flow
-from .admission import FrontDoor, Quota
+from .address import Address, Flow, Transport
+from .admission import FrontDoor, Quota, Spent
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
 from .errors import DropReason
@@ -81,6 +81,7 @@ class Host:
         self._door = door
         self._quota = quota
         self._deadlines = Deadlines()
+        self._spent = Spent()
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -141,11 +142,15 @@ class Host:
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
         connection = self.connections.get(event.header.cid)
+        if connection is None and self._spent.has(event.header.cid, event.header.seq, now):
+            return [Dropped(DropReason.STALE, event.source)]
         if not isinstance(event.message, Open) or isinstance(connection, Initiator):
             if connection is None:
                 return [Dropped(DropReason.UNKNOWN, event.source)]
             return self._step(connection, event, now)
         opened = check_open(event, event.message, self.answering.names, self.context.unix_s(now))
+        if opened is DropReason.TIME:
+            return [self._door.challenge(event.header, event.source, now, event.message.hops)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
         if opened.terms.to_key != self.context.key.public:
@@ -202,6 +207,7 @@ class Host:
         self, event: MessageReceived, opened: CheckedOpen, port: int
     ) -> Responder | Effect:
         terms = opened.terms
+        port = 0 if terms.transport is Transport.NONE else port
         peer = PeerIdentity(terms.from_key, opened.from_name or "", terms.from_certificate)
         wire_port = terms.destination.port if self.virtual and terms.destination.port else port
         wire = Flow(terms.transport, terms.destination.with_port(wire_port), terms.source)
@@ -236,10 +242,13 @@ class Host:
         """Let a responder answer; a new one is kept, and takes the place of what was there."""
         answered = connection.answer(opened, event, now)
         about = connection.agreement
+        dropped = len(answered) == 1 and isinstance(answered[0], Dropped)
+        if not dropped:
+            self._spent.add(about.cid, event.header.seq, now)
         if about.cid in self.connections:
             self._watch(connection)
             return answered
-        if len(answered) == 1 and isinstance(answered[0], Dropped):
+        if dropped:
             self._release(connection)
             return answered
         effects = self._replace(about, now)

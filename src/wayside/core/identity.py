@@ -7,7 +7,6 @@ that domain's key, which a gate can check without asking anybody. Spec: R-9.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -31,7 +30,7 @@ def key_from_text(name: str) -> bytes | None:
         return None
     try:
         key = base64.b32decode(name[1:].upper() + "====")
-    except binascii.Error:
+    except ValueError:
         return None
     return key if key_text(key) == name else None
 

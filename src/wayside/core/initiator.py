@@ -57,6 +57,9 @@ from .route import ISSUER_BYTES, hops_hash
 from .saved import save
 from .timers import Timer
 
+KEY_SHOWN = 13
+"""Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
+
 ROOM_FOR_HOPS_BYTES = 320
 """Left free in an OPEN that carries data: two hops' records."""
 
@@ -74,8 +77,8 @@ class Attempt:
     tries: int = 0
     challenges: int = 0
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    seen: bytes = b""
-    """Of the ACCEPT that was believed: one and no other is answered again."""
+    confirm: SendDatagram | None = None
+    """What answered the ACCEPT that was believed, and answers every other one."""
 
 
 class Initiator(Connection):
@@ -139,7 +142,7 @@ class Initiator(Connection):
 
     def _repeat(self, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.seen:
+        if attempt is None or attempt.confirm is not None:
             return []
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
         attempt.tries += 1
@@ -188,16 +191,13 @@ class Initiator(Connection):
             return self._drop(event, DropReason.SIGNATURE)
         except ValueError:
             return self._drop(event, DropReason.ADDRESS)
-        seen = accept_seen(message)
-        if attempt.seen and attempt.seen != seen:
-            return self._drop(event, DropReason.STALE)
+        if attempt.confirm is not None:
+            return [attempt.confirm]
         confirm = self._confirm(event.header, message, key)
-        if attempt.seen:
-            return [confirm]
-        attempt.seen = seen
+        attempt.confirm = confirm
         self.hops = message.hops
         self.keys.add(attempt.seq, key)
-        return self._connected(wire, terms, confirm, now)
+        return self._connected(attempt, wire, terms, confirm, now)
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
         terms = decode_body(AcceptTerms, message.signed)
@@ -225,7 +225,7 @@ class Initiator(Connection):
         return SendDatagram(encode(confirm, Confirm(seen, proof, message.hops)), self.towards)
 
     def _connected(
-        self, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
+        self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
     ) -> list[Effect]:
         first = self.state is State.OPENING
         old = self._rules
@@ -255,7 +255,7 @@ class Initiator(Connection):
                 local,
                 self.lifetime_s,
                 refreshed=not first,
-                carried=self.attempt is not None and self.attempt.carries_data,
+                carried=attempt.carries_data and not attempt.challenges,
             )
         )
         return effects + self._answer_data(terms)
@@ -273,7 +273,7 @@ class Initiator(Connection):
 
     def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.seen or event.header.seq != attempt.seq:
+        if attempt is None or attempt.confirm or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
@@ -295,11 +295,12 @@ class Initiator(Connection):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
-        if self.state is State.CONNECTED and (attempt.seen or terms.from_key not in known):
+        if self.state is State.CONNECTED and (attempt.confirm or terms.from_key not in known):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        by = f"{terms.by} ({key_text(terms.from_key)})" if terms.by else key_text(terms.from_key)
+        key = key_text(terms.from_key)
+        by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
 
     def _on_redirect(self, event: MessageReceived, message: Redirect, now: float) -> list[Effect]:

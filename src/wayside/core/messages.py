@@ -30,6 +30,7 @@ from .codec import (
     pairs,
     text,
     uint,
+    word,
 )
 
 SECONDS_MAX = 2**40
@@ -38,7 +39,7 @@ SIGNATURE = fixed(64)
 MAC = fixed(16)
 HASH = fixed(32)
 SIGNED = blob(c.DATAGRAM_BYTES_MAX)
-SERVICE = text(c.SERVICE_BYTES_MAX)
+SERVICE = word(c.SERVICE_BYTES_MAX)
 REASON = text(c.REASON_BYTES_MAX)
 TOKEN = blob(c.TOKEN_BYTES_MAX)
 ALTERNATIVES = many(ADDRESS, c.ALTERNATIVES_MAX)
@@ -385,13 +386,11 @@ def padded(header: Header, message: Open) -> bytes:
     Raises ValueError when it would be too long even without pad.
     """
     bare = Open(message.signed, message.signature, message.hops, message.mac)
-    short = c.OPEN_BYTES_MIN - len(encode(header, bare))
+    datagram = encode(header, bare)
+    short = c.OPEN_BYTES_MIN - len(datagram)
     if short <= 0:
-        return encode(header, bare)
-    # Key and length of the pad take 2 to 4 bytes themselves.
-    for overhead in (4, 3, 2):
-        size = max(short - overhead, 1)
-        made = encode(header, Open(bare.signed, bare.signature, bare.hops, bare.mac, bytes(size)))
-        if len(made) >= c.OPEN_BYTES_MIN:
-            return made
-    raise AssertionError("a pad has at most 4 bytes of overhead")
+        return datagram
+    # The pad's key takes 1 byte, its length 1, or 2 from 24 bytes on, or 3 from 256 on.
+    overhead = 4 if short >= 256 + 4 else 3 if short >= 24 + 3 else 2
+    pad = bytes(max(short - overhead, 1))
+    return encode(header, Open(bare.signed, bare.signature, bare.hops, bare.mac, pad))

@@ -7,10 +7,11 @@ signature, then who vouches for the names. Spec: R-5.1, R-5.6, R-7.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address
 
 from . import constants as c
-from .address import Flow, Transport
+from .address import IP, Flow, Transport
 from .codec import DecodeError, Header, decode_body, encode_body
 from .crypto import BadSignature, SigningKey, digest, verify
 from .effects import SendDatagram
@@ -83,15 +84,20 @@ def is_sound(flow: Flow) -> bool:
     """
     if flow.source.ip.is_loopback is not flow.destination.ip.is_loopback:
         return False
-    for end in (flow.source, flow.destination):
-        ip = end.ip
-        if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST:
-            return False
+    if not (_is_unicast(flow.source.ip) and _is_unicast(flow.destination.ip)):
+        return False
     ports = (flow.source.port, flow.destination.port)
     if flow.transport is Transport.UDP and c.SIGNALING_PORT in ports:
         return False
+    if flow.transport is Transport.NONE and ports != (0, 0):
+        return False
     has_ports = flow.transport is not Transport.NONE
     return (flow.source.port != 0) is has_ports and flow.source != flow.destination
+
+
+@lru_cache(maxsize=4096)  # 3 us each time, and four times a connection
+def _is_unicast(ip: IP) -> bool:
+    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST)
 
 
 def is_agreed(flow: Flow) -> bool:

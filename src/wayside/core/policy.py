@@ -26,6 +26,7 @@ RULES_MAX = 1000
 """Rules are tried one by one, 1 us each; a thousand still cost no more than ten signatures."""
 
 ANYONE = "*"
+_RULE_NAME = re.compile(rf"[!-~]{{1,{SERVICE_BYTES_MAX}}}")
 _SERVICE = re.compile(r"[a-z0-9_]([a-z0-9_./-]*[a-z0-9_])?")
 
 
@@ -149,8 +150,11 @@ class PolicyRule:
     lifetime_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.name.encode()) <= SERVICE_BYTES_MAX:
-            raise ValueError(f"a rule's name has 1 to {SERVICE_BYTES_MAX} bytes: {self.name!r}")
+        if not _RULE_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"a rule's name has 1 to {SERVICE_BYTES_MAX} visible ASCII characters and no"
+                f" blank: {self.name!r}"
+            )
         if len(self.reason.encode()) > REASON_BYTES_MAX:
             raise ValueError(f"a reason has {REASON_BYTES_MAX} bytes at most: {self.reason!r}")
         if self.lifetime_s is not None and not (

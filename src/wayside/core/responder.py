@@ -57,6 +57,8 @@ class Offer:
     hops: tuple[Hop, ...]
     credit: float
     """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
+    lifetime_s: float
+    """What the initiator asks for, seconds."""
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
@@ -100,7 +102,7 @@ class Responder(Connection):
         if self.state is not State.IDLE and not self._continues(opened, message):
             return self._drop(event, DropReason.STALE)
         try:
-            self.offer, data = self._offer(opened, event, message)
+            self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
         if self.state is not State.IDLE:
@@ -121,10 +123,19 @@ class Responder(Connection):
         known = [(self.keys.seq, self.keys.by_seq[self.keys.seq])]
         if self.offer is not None:
             known.append((self.offer.seq, self.offer.key))
-        if opened.header.seq <= max(seq for seq, _ in known):
+        if opened.header.seq <= max(seq for seq, _ in known) or not self._is_about_us(opened):
             return False
         return any(
             holds(key, message.mac, opened.header.signing, message.signed) for _, key in known
+        )
+
+    def _is_about_us(self, opened: CheckedOpen) -> bool:
+        """Whether service, transport and addresses are still those that we agreed to."""
+        about, flow = self.agreement, opened.flow
+        return (
+            opened.terms.service == about.service
+            and (flow.transport, flow.source) == (about.wire.transport, about.wire.destination)
+            and flow.destination.ip == about.wire.source.ip
         )
 
     def _credit(self, event: MessageReceived) -> float:
@@ -133,8 +144,9 @@ class Responder(Connection):
         return inf if known else event.size
 
     def _offer(
-        self, opened: CheckedOpen, event: MessageReceived, message: Open
+        self, opened: CheckedOpen, event: MessageReceived, message: Open, now: float
     ) -> tuple[Offer, bytes]:
+        """An offer for an OPEN, and its data; a proof makes up for its time, not for its data."""
         secret = self.host.entropy(32)
         ephemeral = ephemeral_public(secret)
         terms = opened.terms
@@ -152,9 +164,11 @@ class Responder(Connection):
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
+            lifetime_s=terms.lifetime_s or self.host.lifetime_s,
         )
         self.asked_s = terms.time_s
-        return offer, data
+        is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
+        return offer, data if is_fresh else b""
 
     def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
         """The application's answer rides on ACCEPT if it fits. Spec: R-5.2.5."""
@@ -255,7 +269,7 @@ class Responder(Connection):
             self._enter(State.CONNECTED)
         self.keys.add(offer.seq, offer.key)
         self.towards, self.hops = offer.towards, offer.hops
-        granted = [self.host.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        granted = [self.host.lifetime_s, offer.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))

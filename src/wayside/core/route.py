@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from . import constants as c
 from .address import Address, Transport
-from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, text, uint
+from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, uint, word
 from .crypto import NONCE_BYTES, BadSignature, derive, digest, seal, unseal
 from .messages import TRANSPORT, Hop
 from .rule import Cid
@@ -45,8 +45,8 @@ class TokenState:
         Field(3, "binding", fixed(16)),
         Field(4, "lifetime_s", uint(2**32)),
         Field(5, "transport", TRANSPORT),
-        Field(6, "rule", text(c.SERVICE_BYTES_MAX), optional=True),
-        Field(7, "service", text(c.SERVICE_BYTES_MAX), optional=True),
+        Field(6, "rule", word(c.SERVICE_BYTES_MAX), optional=True),
+        Field(7, "service", word(c.SERVICE_BYTES_MAX), optional=True),
     )
     issued_ms: int
     previous: Address

@@ -68,12 +68,13 @@ def note_of(*words: str) -> str:
 
     The words stay apart: `note.split(" ")` gives as many as went in, while they fit.
     """
-    plain = ("".join(map(_plain, word)) or "-" for word in words)
-    return " ".join(plain)[:NOTE_CHARACTERS_MAX]
+    return " ".join(map(_plain, words))[:NOTE_CHARACTERS_MAX]
 
 
-def _plain(character: str) -> str:
-    return character if _is_plain(character) and character != " " else "_"
+def _plain(word: str) -> str:
+    if _is_plain(word) and " " not in word:
+        return word or "-"
+    return "".join(one if _is_plain(one) and one != " " else "_" for one in word)
 
 
 def _is_plain(text: str) -> bool:

@@ -96,12 +96,12 @@ def _may_stop(
     for part in expressions:
         if _STOPS & part.keys():
             return True
-        target = (part.get("jump") or part.get("goto") or {}).get("target")
-        if target is None:
+        call: Any = part.get("jump") or part.get("goto")
+        if not call:
             continue
         if depth == 0:
             return True
-        called = rules.get((key[0], key[1], target), [])
+        called = rules.get((key[0], key[1], call["target"]), [])
         if any(_may_stop(rule, key, rules, depth - 1) for rule in called):
             return True
     return False

@@ -14,6 +14,14 @@ from pathlib import Path
 from wayside.core.address import IP, Address, Flow, Transport
 
 MESSAGES_A_CALL = 64
+ANSWER_LIMIT_S = 1.0
+"""The kernel answers such a question before `send` returns; this only keeps us from hanging."""
+
+_NETLINK_SOCK_DIAG = 4
+_NLM_F_REQUEST = 1
+_ALL_STATES = 0xFFFFFFFF
+_TCP_CLOSE, _TIMER_TIME_WAIT = 7, 3
+_NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
 _SOCK_DIAG_BY_FAMILY = 20
 _ID_AT = _HEADER.size + 4
@@ -51,6 +59,36 @@ def parse_endings(data: bytes) -> list[Flow]:
             found += [flow] if flow else []
         data = data[(length + 3) & ~3 :]
     return found
+
+
+def is_open(flow: Flow) -> bool:
+    """Whether a TCP socket with this flow, as the socket sees it, is there now.
+
+    The kernel also tells of sockets that lost a race to become the one of their flow (two copies
+    of a SYN's answer): an ending counts only when nobody else has the flow.
+    """
+    family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
+    source, destination = flow.source, flow.destination
+    request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _ALL_STATES)
+    request += struct.pack("!HH", source.port, destination.port)
+    request += source.ip.packed.ljust(16, b"\0") + destination.ip.packed.ljust(16, b"\0")
+    request += struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
+    size = _HEADER.size + len(request)
+    header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
+        asking.settimeout(ANSWER_LIMIT_S)
+        try:
+            asking.send(header + request)
+            answer = asking.recv(65536)
+        except OSError:
+            return False
+    state_and_timer = answer[_HEADER.size + 1 : _HEADER.size + 3]
+    return bool(parse_endings(answer)) and not _is_over(*state_and_timer)
+
+
+def _is_over(state: int, timer: int) -> bool:
+    """Whether a socket only remembers: nothing that it has to say is left (its FIN was taken)."""
+    return state == _TCP_CLOSE or timer == _TIMER_TIME_WAIT
 
 
 def open_flows() -> set[Flow]:

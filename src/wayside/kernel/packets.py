@@ -36,6 +36,11 @@ class Packet:
         """Whether this asks for a TCP connection."""
         return self.tcp_flags & (_SYN | _ACK) == _SYN
 
+    @property
+    def is_bare_ack(self) -> bool:
+        """Whether a TCP segment only acknowledges."""
+        return not self.payload and self.tcp_flags & (_SYN | _FIN | _RST | _ACK) == _ACK
+
 
 @dataclass(frozen=True, slots=True)
 class Header:

@@ -18,7 +18,7 @@ from .plan import KernelError
 _IP_PKTINFO, _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 8, 19, 20
 _IPV6_RECVORIGDSTADDR, _IPV6_TRANSPARENT = 74, 75
 _PACKET_IGNORE_OUTGOING = 23
-_SOL_RAW = 255
+_SOL_RAW, _SOL_PACKET = 255, 263
 _ICMP_FILTER, _ICMP6_FILTER = 1, 1
 _ETH_P_ALL = 0x0003
 _NETLINK_SOCK_DIAG = 4
@@ -104,7 +104,7 @@ def _tap() -> socket.socket:
     """IP packets that no rule rewrites; and frames towards the host. Only the tap's link."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     try:
-        sock.setsockopt(263, _PACKET_IGNORE_OUTGOING, 1)  # 263: SOL_PACKET
+        sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         sock.bind((TAP_LINK, _ETH_P_ALL))
     except OSError:

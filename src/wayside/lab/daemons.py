@@ -181,10 +181,6 @@ class Daemons:
                         file.write("\n".join(self._introduction(peer)) + "\n")
         launch(self.all)
 
-    def events(self) -> list[eventlog.Record]:
-        """What all of them logged, in the order of time."""
-        return eventlog.read([daemon.log for daemon in self.all])
-
     def _daemon(self, role: str, node: Node) -> Daemon:
         key = new_key(node.state / f"{role}.key")
         return Daemon(role, node, key.public, self.out / f"{node.name}.events")

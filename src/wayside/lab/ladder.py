@@ -32,6 +32,9 @@ SKEW_S = 0.01
 TOGETHER_S = 0.002
 """Marks of the same kind at the same place so close in time are drawn as one."""
 
+ROWS_MAX = 300
+"""Lines of one section: a flood of dropped datagrams is told, not drawn."""
+
 REFRESH_SHOWN = 2
 """The highest seq that is drawn in full: set-up is 0 and 1, the first refresh 2."""
 
@@ -136,7 +139,8 @@ def build(records: Iterable[Record], cid: str = "") -> Ladder:
     columns = {name: column for column, name in enumerate(names)}
     told = [r for r in ordered if r.event not in ("daemon.ready", "log.lost") or r.records]
     start = min((r.time for r in told if r.cid or r.digest), default=0.0)
-    cids = list(dict.fromkeys(r.cid for r in told if (r.cid or r.digest) and cid in ("", r.cid)))
+    cids = list(dict.fromkeys(r.cid for r in told if cid in ("", r.cid)))
+    cids.sort(key=lambda one: one == "")
     sections = tuple(
         _section(one, [r for r in told if r.cid == one], flights, columns, start)
         for one in cids[:CONNECTIONS_MAX]
@@ -204,7 +208,11 @@ def _section(
     marks = [mark for r in records if (mark := _mark(r, columns[r.node], (r.time - start) * 1000))]
     rows += _together(marks)
     rows.sort(key=lambda row: row.time_ms)
-    return Section(cid, _title(cid, records), tuple(_fold(rows)))
+    rows = _fold(rows)
+    if len(rows) > ROWS_MAX:
+        left_out = f"{len(rows) - ROWS_MAX} more lines"
+        rows[ROWS_MAX:] = [Mark(rows[ROWS_MAX].time_ms, 0, left_out, Tone.NEUTRAL)]
+    return Section(cid, _title(cid, records), tuple(rows))
 
 
 _NOTHING = Record(0.0, "", "", "")

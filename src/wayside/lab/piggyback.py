@@ -18,8 +18,14 @@ from wayside.lab.stage import Stage, set_stage
 DELAY_MS = 50.0
 """One way. The first connection of two cold agents costs 20 ms of processor: a fifth of a trip."""
 
+LOST_MS = 1e6
+"""Stands for an answer that did not come."""
+
 TOO_LARGE = 800
 """Bytes: more than may ride on an OPEN, less than a fragment."""
+
+ATTEMPTS = 3
+"""Each a new connection; the quickest counts. A busy machine adds time, never takes any away."""
 
 ONE, TWO = (0.9, 1.5), (1.7, 2.5)
 """What counts as one and as two round trips."""
@@ -38,18 +44,25 @@ def play(trial: Trial) -> None:
         ("a first datagram too large to ride takes 2 (control)", large[0], TWO),
         ("its second one takes 1", large[1], ONE),
     ):
-        trips = (measured or 0) / plain_ms
+        trips = measured / plain_ms
         trial.check(name, least <= trips <= most, trips, "round trips")
     delivered = [r for r in stage.server.events() if r.event == "data.delivered"]
     trial.check("the server's agent gave it to the application", delivered, len(delivered))
-    connected = _tcp_connect_ms(stage) / plain_ms
+    connected = min(_tcp_connect_ms(stage) for _ in range(ATTEMPTS)) / plain_ms
     name = "a first TCP connect() takes 2: one to signal, one of its own"
     trial.check(name, TWO[0] <= connected <= TWO[1], connected, "round trips")
 
 
-def _asked(stage: Stage, size: int = 64) -> list[float | None]:
-    asking = traffic.start_echo(stage.client.node, stage.to, count=2, size=size)
-    return traffic.echo_result(asking).rtts_ms
+def _asked(stage: Stage, size: int = 64) -> tuple[float, float]:
+    """The least round-trip times, ms, of the first and of the second datagram of a connection."""
+    firsts: list[float] = []
+    seconds: list[float] = []
+    for _ in range(ATTEMPTS):
+        asking = traffic.start_echo(stage.client.node, stage.to, count=2, size=size)
+        first, second = traffic.echo_result(asking).rtts_ms
+        firsts.append(LOST_MS if first is None else first)
+        seconds.append(LOST_MS if second is None else second)
+    return min(firsts), min(seconds)
 
 
 def _plain_round_trip_ms(stage: Stage) -> float:

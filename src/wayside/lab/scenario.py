@@ -8,7 +8,6 @@ tells the outside one JSON line for each check as it happens. `main` is the insi
 from __future__ import annotations
 
 import sys
-import time
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -59,7 +58,6 @@ class Trial:
         self.bulk_s = bulk_s
         self.world = World(out)
         self.daemons = Daemons(out)
-        self.started = time.monotonic()
 
     def check(self, name: str, ok: object, value: Value = None, unit: str = "") -> None:
         """Tell what was looked at. `ok` is taken as true or false."""

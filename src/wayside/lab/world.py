@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -64,12 +63,6 @@ class Process:
     def ended(self) -> bool:
         """Whether it has ended, by itself or otherwise."""
         return self.popen.poll() is not None
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to the program and all it started, wait; its exit code. Bounded."""
-        if not self.ended:
-            os.killpg(self.popen.pid, number)
-        return self.wait(RUN_LIMIT_S)
 
     def wait(self, limit_s: float) -> int:
         """Its exit code once it ends by itself. Raises ProgramFailed when it does not."""
@@ -189,7 +182,6 @@ class World:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.nodes: dict[str, Node] = {}
         self._nets = 0
         _make_private()
 
@@ -197,7 +189,7 @@ class World:
         """A new node with nothing but its loopback. Names have at most 12 characters."""
         _ip("netns", "add", name)
         _ip("-n", name, "link", "set", "lo", "up")
-        node = self.nodes[name] = Node(name, self.out)
+        node = Node(name, self.out)
         node.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
         return node
 

@@ -30,6 +30,7 @@ from wayside.core.host import Host
 from wayside.core.messages import Code
 from wayside.core.rule import Cid
 from wayside.core.virtual import VirtualAddresses
+from wayside.kernel.endings import is_open
 from wayside.kernel.packets import Packet, build_refusal, build_udp, parse_packet
 
 from .asking import Asking
@@ -185,8 +186,14 @@ class Agent:
         flow = packet.flow
         key = self.virtual.key_of(flow.destination.ip)
         peer = self.peer_of(key) if key else None
-        if peer is None or (flow.transport is Transport.TCP and not packet.is_syn):
-            self._refuse_packets([packet.raw], closed=peer is not None)
+        if flow.transport is Transport.TCP and not packet.is_syn:
+            # Its connection is over. A bare ACK may come from a program that still reads what it
+            # has got; only who has something to say must hear that nobody listens.
+            if not packet.is_bare_ack:
+                self._refuse_packets([packet.raw], closed=True)
+            return
+        if peer is None:
+            self._refuse_packets([packet.raw], closed=False)
             return
         service = service_of(flow.destination.port)
         data = packet.payload if flow.transport is Transport.UDP else b""
@@ -200,7 +207,7 @@ class Agent:
     def _on_ended(self, flow: Flow) -> None:
         """A socket of an application is gone: so is its connection."""
         cid = self._by_local(flow)
-        if cid is not None:
+        if cid is not None and not is_open(flow):
             self.close(cid, "closed by the application")
 
     async def _watch_silence(self) -> None:

@@ -103,7 +103,9 @@ class Driver:
                     return
                 case Dropped():
                     self.dropped[effect.reason.value] += 1
-                    self._log.write("dropped", reason=effect.reason.value, peer=str(effect.source))
+                    if self._log.has_room():
+                        source = str(effect.source)
+                        self._log.write("dropped", reason=effect.reason.value, peer=source)
                 case _:
                     self._perform_other(effect)
 
@@ -143,7 +145,8 @@ class Driver:
 
     def _changed(self, effect: ChangeRules, rest: list[Effect]) -> None:
         for rule in effect.remove:
-            self._log.write("rule.removed", cid=effect.cid.hex(), match=str(rule.match))
+            if self._log.has_room():
+                self._log.write("rule.removed", cid=effect.cid.hex(), match=str(rule.match))
         for rule in effect.put:
             self._log_installed(effect.cid, rule)
         for datagram in effect.then:
@@ -151,6 +154,8 @@ class Driver:
         self.perform(rest)
 
     def _log_installed(self, cid: Cid, rule: Rule) -> None:
+        if not self._log.has_room():
+            return
         self._log.write(
             "rule.installed",
             cid=cid.hex(),
@@ -163,7 +168,7 @@ class Driver:
 
     def _log_datagram(self, event: str, data: bytes, peer: Address) -> None:
         kind = MESSAGES.get(data[4]) if len(data) >= 32 else None
-        if kind is None:
+        if kind is None or not self._log.has_room():
             return
         name = "datagram.sent" if event == "datagram.sent" else "datagram.received"
         self._log.write(

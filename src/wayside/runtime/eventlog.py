@@ -152,16 +152,30 @@ class EventLog:
 
     def write(self, event: Name, **details: Unpack[Details]) -> None:
         """Add one record, or count it as lost. Never raises for what the disk does."""
-        if self._fd < 0:
+        if not self.has_room():
             return
-        now = self._clock()
-        if not self._may_write(now):
-            self.lost += 1
-            self._untold += 1
-            return
+        now = self._filled_at
+        self._allowance -= 1
         if self._untold and now - self._told_at >= LOST_SUMMARY_EVERY_S:
             self._tell_lost(now)
         self._append({**self._head, "time": now, "event": event, **details})
+
+    def has_room(self) -> bool:
+        """Whether a record would be written now; one that would not is counted as lost.
+
+        Who has to work for what a record says asks first: in a flood most are left out.
+        """
+        if self._fd < 0:
+            return False
+        now = self._clock()
+        gained = (now - self._filled_at) * self._caps.records_per_s
+        self._allowance = min(self._caps.burst, self._allowance + gained)
+        self._filled_at = now
+        if self._allowance >= 1:
+            return True
+        self.lost += 1
+        self._untold += 1
+        return False
 
     def close(self) -> None:
         """Tell what was lost and close the file; writing afterwards does nothing."""
@@ -171,15 +185,6 @@ class EventLog:
             self._tell_lost(self._clock())
         os.close(self._fd)
         self._fd = -1
-
-    def _may_write(self, now: float) -> bool:
-        gained = (now - self._filled_at) * self._caps.records_per_s
-        self._allowance = min(self._caps.burst, self._allowance + gained)
-        self._filled_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
 
     def _tell_lost(self, now: float) -> None:
         told = {**self._head, "time": now, "event": "log.lost", "records": self._untold}

@@ -1,0 +1,38 @@
+"""The inside of an enclosure: runs one measure and tells the outside one JSON line a figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from figure import Figure
+from place import Bench
+from wayside.lab.enclosure import leave_with_the_outer_process
+
+MEASURES = {
+    "bulk": ("bulk:measure", "TCP through host rebinding and gate pinhole"),
+    "packets": ("packets:measure", "64-byte UDP packets a second, and what each look-up costs"),
+    "crowd": ("crowd:measure", "both with 100,000 other connections in the tables"),
+    "connects": ("connects:measure", "connect() of an unmodified application until established"),
+    "connects-far": ("connects:measure_far", "the same over a long wire"),
+    "setups": ("setups:measure", "set-ups a second through one gate process on one core"),
+    "setups-profile": ("setups:profile", "where a gate's time goes"),
+    "unproved": ("unproved:measure", "what is sent to a source that has not proved itself"),
+    "unaccepted": ("unaccepted:measure", "a gate's memory for OPENs that were never accepted"),
+}
+"""By the name on the command line: module and function, and what it measures."""
+
+
+def main_inside(name: str, out: str, quick: str) -> None:
+    """Measure one of MEASURES."""
+    leave_with_the_outer_process()
+    module, _, function = MEASURES[name][0].partition(":")
+    measure = cast("Callable[[Bench], Iterator[Figure]]", getattr(import_module(module), function))
+    for figure in measure(Bench(Path(out), quick == "True")):
+        sys.stdout.write(msgspec.json.encode(figure).decode() + "\n")
+        sys.stdout.flush()

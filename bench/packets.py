@@ -1,0 +1,115 @@
+"""64-byte UDP packets a second of one flow, and what each box's look-up takes of them.
+
+A sender in C on one core (blast.c); the kernel of the receiver counts what arrives
+(/proc/net/snmp: delivered, or refused by a full socket). Every packet's whole way, through both
+hosts and the gate, is walked on the sender's core, so packets a second are one over the cost of
+that way. With the table of one box after the other asleep, the differences are the look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from figure import Figure, compared, single
+from place import PORTS, Bench, Line, in_turns
+from wayside.lab.world import Node, Process
+
+REACH = 0.75
+PORT = PORTS[1]
+SOURCE_PORT = 40_000
+PAYLOAD_BYTES = 64
+SHORT_S, LONG_S = 0.5, 1.0
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    """Packets a second for each family; then nanoseconds a packet, box by box."""
+    line = bench.line()
+    serve(bench, line)
+    blast = Blast(bench, line)
+    for family in (4, 6) if not bench.quick else (4,):
+        samples = in_turns(
+            bench.rounds(9, 3),
+            {
+                "both": lambda family=family: blast.kpps(family, virtual=True),
+                "plain": lambda family=family: blast.plain_kpps(family),
+                "hosts": lambda family=family: blast.hosts_kpps(family),
+                "gate": lambda family=family: blast.gate_kpps(family),
+            },
+        )
+        plain = samples["plain"]
+        name = f"UDP, 64-byte packets, IPv{family}"
+        yield compared(name, "kpps", samples["both"], plain, reach=REACH)
+        for what, label in (
+            ("hosts", "rewriting at both hosts"),
+            ("gate", "the gate's pinhole"),
+            ("both", "all of it"),
+        ):
+            yield single(
+                f"  a packet's time for {label}, IPv{family}",
+                "ns",
+                nanoseconds(samples[what]) - nanoseconds(plain),
+                note=f"{compared('', '', samples[what], plain).ratio:.3f} of plain's packets",
+            )
+
+
+def nanoseconds(kpps: list[float]) -> float:
+    """The time of one packet at the median rate."""
+    return 1e6 / median(kpps)
+
+
+def serve(bench: Bench, line: Line) -> Process:
+    """Start the receiving end, on the far core."""
+    sink = str(bench.compiled("sink"))
+    return line.server.node.spawn("taskset", "-c", str(bench.far), sink, str(PORT), ready="ready")
+
+
+class Blast:
+    """Sends one flow's packets, signaled or not, through whichever tables are awake."""
+
+    def __init__(self, bench: Bench, line: Line) -> None:
+        self.source_port = SOURCE_PORT
+        self._bench = bench
+        self._line = line
+        self._program = str(bench.compiled("blast"))
+
+    def kpps(self, family: int, *, virtual: bool) -> float:
+        """Thousands of packets a second that the receiver's kernel has counted."""
+        node = self._line.client.node
+        to = self._line.to(family, virtual=virtual)
+        seconds = SHORT_S if self._bench.quick else LONG_S
+        before = delivered(self._line.server.node)
+        done = node.run(
+            *("taskset", "-c", str(self._bench.near), self._program, str(to)),
+            *(str(self.source_port), str(PORT), str(PAYLOAD_BYTES), str(seconds)),
+        )
+        took_s = float(done.stdout.split()[1])
+        return (delivered(self._line.server.node) - before) / took_s / 1000
+
+    def plain_kpps(self, family: int) -> float:
+        """All tables asleep."""
+        with self._line.asleep():
+            return self.kpps(family, virtual=False)
+
+    def hosts_kpps(self, family: int) -> float:
+        """Only the gate's table is asleep. The flow must have been signaled."""
+        with self._line.asleep(self._line.gate):
+            return self.kpps(family, virtual=True)
+
+    def gate_kpps(self, family: int) -> float:
+        """Only the hosts' tables are: the same flow as it is on the wire, through its pinhole."""
+        with self._line.asleep(self._line.client, self._line.server):
+            return self.kpps(family, virtual=False)
+
+
+def delivered(node: Node) -> int:
+    """UDP datagrams that reached a socket, or would have if it had been read faster."""
+    four = node.run("grep", "^Udp:", "/proc/net/snmp").stdout.splitlines()
+    counts = dict(zip(four[0].split()[1:], map(int, four[1].split()[1:]), strict=True))
+    six = dict(line.split() for line in node.run("cat", "/proc/net/snmp6").stdout.splitlines())
+    return (
+        counts["InDatagrams"]
+        + counts["RcvbufErrors"]
+        + int(six["Udp6InDatagrams"])
+        + int(six["Udp6RcvbufErrors"])
+    )

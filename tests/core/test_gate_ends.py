@@ -1,0 +1,253 @@
+"""A gate after ACCEPT: what makes rules last, what takes them away, and what a restart keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gated import changed, event_of, unmoved, waiting
+from pair import (
+    REJECT,
+    Pair,
+    hops_of,
+    make_gate,
+    message_of,
+    snapshot,
+)
+from wayside.core.address import Address
+from wayside.core.admission import Budget, FrontDoor, Quota
+from wayside.core.codec import Header
+from wayside.core.effects import (
+    ReportClosed,
+    ReportOpened,
+    ReportRefused,
+    SendDatagram,
+)
+from wayside.core.errors import DropReason
+from wayside.core.events import CloseRequested, DatagramReceived, TimePassed
+from wayside.core.gate import Gate, Stage
+from wayside.core.messages import (
+    Accept,
+    Close,
+    Confirm,
+    Open,
+    Reject,
+    Stop,
+    encode,
+)
+from wayside.core.policy import Policy, PolicyAction, PolicyRule
+from wayside.core.rule import Action, Cid, Rule
+
+ELSEWHERE = Address.parse("192.0.2.66:4747")
+
+
+# --- CONFIRM, REJECT, CLOSE ---
+
+
+def test_a_confirm_without_our_token_is_dropped() -> None:
+    """R-5.3.3: another seq, no token, or addressed to the gate itself."""
+    pair = waiting(Confirm)
+    ((_, event),) = pair.held
+    header, message = message_of(event.data)
+    unmoved(pair, changed(event, hops=()), DropReason.TOKEN)
+    unmoved(pair, replace(event, transit=False), DropReason.TOKEN)
+    unmoved(pair, replace(event, data=encode(Header(3, 2, header.cid), message)), DropReason.TOKEN)
+
+
+def test_a_confirm_for_what_is_not_there_is_dropped() -> None:
+    """R-5.3.3: a replay after everything was forgotten makes no rule."""
+    pair = waiting(Confirm)
+    ((_, event),) = pair.held
+    pair.run(12)
+    pair.gates["g1"].handle(TimePassed(), pair.now)
+    unmoved(pair, event, DropReason.UNKNOWN)
+
+
+def test_only_the_last_offers_confirm_counts() -> None:
+    """R-5.3.3, R-5.4.4: a replayed CONFIRM of an earlier seq renews nothing."""
+    pair = Pair(1).open()
+    first = event_of(pair, Confirm, "c")
+    pair.run(45)
+    assert pair.passage().seq == 2
+    unmoved(pair, first, DropReason.STALE)
+
+
+def test_a_repeated_confirm_only_goes_on() -> None:
+    """R-5.3.3."""
+    pair = Pair(1).open()
+    before = snapshot(pair.gates["g1"])
+    (onward,) = pair.tell("g1", event_of(pair, Confirm, "c"))
+    assert isinstance(onward, SendDatagram)
+    assert snapshot(pair.gates["g1"]) == before
+    assert len(pair.seen(ReportOpened, "g1")) == 1
+
+
+def test_a_reject_from_further_on_ends_what_is_pending() -> None:
+    """R-5.6.4: and finds its way back by the token."""
+    pair = Pair(2)
+    pair.s.answering.policy = REJECT
+    pair.open()
+    assert pair.kinds() == "c:OPEN g1:OPEN g2:OPEN s:REJECT g2:REJECT g1:REJECT"
+    assert len(pair.seen(ReportRefused, "c")) == 1
+    pair = waiting(Confirm)
+    reject = Reject(b"", bytes(64), hops_of(event_of(pair, Accept, "s").data))
+    data = encode(Header(Reject.TYPE, 0, pair.cid), reject)
+    event = DatagramReceived(data, pair.own["s"][0], pair.own["g1"][1])
+    unmoved(
+        pair,
+        replace(event, data=encode(Header(5, 0, pair.cid), replace(reject, hops=()))),
+        DropReason.TOKEN,
+    )
+    pair.tell("g1", event)
+    assert pair.passage().stage is Stage.ENDED
+    assert pair.kernel["g1"] == {}
+
+
+def test_a_reject_does_not_end_what_is_confirmed() -> None:
+    """R-5.6.4."""
+    pair = Pair(1).open()
+    reject = Reject(b"", bytes(64), hops_of(event_of(pair, Accept, "s").data))
+    event = DatagramReceived(
+        encode(Header(5, 0, pair.cid), reject), pair.own["s"][0], pair.own["g1"][1]
+    )
+    before = snapshot(pair.gates["g1"])
+    pair.tell("g1", event)
+    assert snapshot(pair.gates["g1"]) == before
+
+
+def test_a_close_by_someone_off_the_path_is_dropped() -> None:
+    """R-5.9.2: no token, one of another connection, or one that was made up."""
+    pair = Pair(1).open()
+    other = Pair(1)
+    other.cid = Cid(b"another cid, 16b")
+    other.gates["g1"] = pair.gates["g1"]
+    other.nodes["g1"] = pair.gates["g1"]
+    other.open(0.5)
+    (hop,) = hops_of(other.last(Open, "g1").data)
+    made_up = replace(hop, token=bytes(len(hop.token)))
+    for hops in ((), (hop,), (made_up,), (replace(hop, token=b""),)):
+        data = encode(Header(Close.TYPE, 0, pair.cid), Close(bytes(16), "bye", hops))
+        for transit, to in ((True, pair.own["s"][0]), (False, pair.own["g1"][0])):
+            event = DatagramReceived(data, ELSEWHERE, to, transit, "outside")
+            unmoved(pair, event, DropReason.TOKEN)
+    assert pair.is_up
+
+
+def test_nothing_of_a_connection_comes_back_after_its_close() -> None:
+    """R-5.9.4, R-8.2: OPEN, ACCEPT and CONFIRM replayed while their tokens still hold."""
+    pair = Pair(1).open()
+    said = [
+        event_of(pair, kind, node) for kind, node in ((Open, "c"), (Accept, "s"), (Confirm, "c"))
+    ]
+    pair.close()
+    before = snapshot(pair.gates["g1"])
+    for event, reason in zip(said, ("stale", "stale", "unknown"), strict=True):
+        unmoved(pair, event, DropReason(reason))
+    assert snapshot(pair.gates["g1"]) == before
+    pair.run(11)
+    assert pair.gates["g1"].passages == {}
+    unmoved(pair, said[1], DropReason.TOKEN)
+    unmoved(pair, said[2], DropReason.UNKNOWN)
+
+
+def test_a_connection_can_be_ended_at_the_gate() -> None:
+    """R-5.9.2: by a person; twice is once."""
+    pair = Pair(1).open()
+    pair.tell("g1", CloseRequested(pair.cid, "maintenance"))
+    pair.tell("g1", CloseRequested(pair.cid, "maintenance"))
+    pair.tell("g1", CloseRequested(Cid(bytes(16))))
+    assert [report.reason for report in pair.seen(ReportClosed, "g1")] == ["maintenance"]
+    assert pair.kernel["g1"] == {}
+
+
+def test_the_end_of_an_old_connection_leaves_the_rules_of_a_newer_one_on_its_flow() -> None:
+    """R-6.1: the same ports again at once, and the old CLOSE comes last."""
+    pair = Pair(1).open()
+    old = event_of(pair, Confirm, "c")
+    close_old = pair.cid
+    pair.hold.add(Close)
+    pair.cid = Cid(b"the second cid 1")
+    pair.open(0.1)
+    assert pair.is_up
+    rules = dict(pair.kernel["g1"])
+    pair.release()
+    pair.run(1)
+    assert pair.gates["g1"].passages[close_old].stage is Stage.ENDED
+    assert pair.kernel["g1"] == rules
+    assert len(rules) == 2
+    assert old.transit
+
+
+def test_stop_is_not_taken_yet() -> None:
+    """R-5.8."""
+    pair = Pair(1).open()
+    data = encode(Header(Stop.TYPE, 0, pair.cid), Stop(b"", bytes(64)))
+    unmoved(
+        pair,
+        DatagramReceived(data, ELSEWHERE, pair.own["s"][0], True, "outside"),
+        DropReason.UNEXPECTED,
+    )
+
+
+# --- after a restart ---
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("service", ["https", 'quo"te\\', "~!", "x" * 32])
+def test_a_restarted_gate_reads_its_connections_back_from_the_kernel(
+    family: int, service: str
+) -> None:
+    """R-6.5: refresh, CONFIRM and CLOSE go on as if nothing had been."""
+    pair = Pair(1, family=family)
+    pair.s.answering.services[service] = pair.s.answering.services["https"]
+    pair.open(service=service)
+    old = pair.gates["g1"]
+    restart(pair, old, 80.0)
+    assert pair.passage().stage is Stage.LIVE
+    assert pair.passage().flow == old.passages[pair.cid].flow
+    pair.run(100)
+    assert pair.is_up
+    assert pair.passage().seq >= 2
+    restart(pair, pair.gates["g1"], 80.0)
+    pair.close("s")
+    assert pair.ended("c")
+    assert pair.kernel["g1"] == {}
+
+
+def restart(pair: Pair, old: Gate, left_s: float) -> None:
+    """A new gate with the old one's key and secret; the kernel kept its rules."""
+    fresh = Gate(old.context, FrontDoor(old._box, Budget()), old._box, Quota(100, 100))
+    known = [(rule, left_s) for rule in pair.kernel["g1"].values()]
+    assert fresh.restore(known, pair.now) == 1
+    pair.restart("g1", fresh)
+
+
+def test_a_gate_restarted_between_accept_and_confirm_still_confirms() -> None:
+    """R-6.5."""
+    pair = waiting(Confirm)
+    restart(pair, pair.gates["g1"], 4.0)
+    assert pair.passage().stage is Stage.PENDING
+    pair.release()
+    pair.run(1)
+    assert pair.is_up
+    assert pair.passage().stage is Stage.LIVE
+
+
+@pytest.mark.parametrize("note", ["", "hello", "x 1 a b", "1 x a b", "1 2 3", "1 2 3 4 5"])
+def test_a_rule_that_the_gate_did_not_write_is_passed_over(note: str) -> None:
+    """R-6.5."""
+    flow = Pair(1).request().wire
+    rule = Rule(Cid(bytes(16)), flow, Action.ACCEPT, lifetime_s=5.0, note=note)
+    assert make_gate("g").restore([(rule, 3.0)], 100.0) == 0
+
+
+def test_the_notes_of_the_longest_names_still_say_what_a_restart_needs() -> None:
+    """R-6.5: seq and lifetime come first, and a note is cut at its end."""
+    rule = PolicyRule("r" * 32, PolicyAction.ALLOW)
+    pair = Pair(1, gate_policy=Policy((rule,)))
+    pair.s.answering.services["s" * 32] = pair.s.answering.services["https"]
+    pair.open(service="s" * 32)
+    passage = replace(pair.passage(), seq=2**64 - 1)
+    note = passage.rules(120.0)[0].note
+    assert note.split(" ") == [str(2**64 - 1), "120", "s" * 32, "r" * 32]

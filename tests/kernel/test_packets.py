@@ -1,0 +1,156 @@
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wayside.core.address import Address, Flow, Transport
+from wayside.kernel.packets import (
+    TCP,
+    UDP,
+    build_ip,
+    build_refusal,
+    build_udp,
+    checksum,
+    parse_flow,
+    parse_packet,
+    with_checksum,
+)
+
+ENDS = {
+    4: (Address.parse("198.18.0.1:40000"), Address.parse("198.18.0.2:443")),
+    6: (Address.parse("[fd77::1]:40000"), Address.parse("[fd77::2]:443")),
+}
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+def flow_of(family: int, transport: Transport = Transport.UDP) -> Flow:
+    return Flow(transport, *ENDS[family])
+
+
+def segment_sum(raw: bytes) -> int:
+    """0 when the transport checksum of a packet is right."""
+    if raw[0] >> 4 == 4:
+        segment, protocol, addresses = raw[20:], raw[9], raw[12:20]
+        assert checksum(raw[:20]) == 0
+    else:
+        segment, protocol, addresses = raw[40:], raw[6], raw[8:40]
+    if protocol == 1:
+        return checksum(segment)
+    return checksum(addresses + struct.pack("!II", len(segment), protocol) + segment)
+
+
+def tcp_packet(family: int, flags: int, payload: bytes = b"", seq: int = 7, ack: int = 0) -> bytes:
+    a, b = ENDS[family]
+    head = struct.pack("!HHIIBBHHH", a.port, b.port, seq, ack, 5 << 4, flags, 1000, 0, 0)
+    return build_ip(a.ip, b.ip, TCP, head + payload)
+
+
+@FAMILIES
+@given(payload=st.binary(max_size=1400))
+def test_a_datagram_that_was_built_is_read_back_and_its_checksum_holds(
+    family: int, payload: bytes
+) -> None:
+    raw = build_udp(flow_of(family), payload)
+    packet = parse_packet(raw)
+    assert packet
+    assert (packet.flow, packet.payload, packet.raw) == (flow_of(family), payload, raw)
+    assert segment_sum(raw) == 0
+
+
+def test_a_known_packet_has_the_checksums_that_others_computed() -> None:
+    raw = bytes.fromhex("4500003044224000800600008c7c19acae241e2b")
+    assert checksum(raw) == 0x442E
+
+
+@given(raw=st.binary(max_size=120))
+def test_any_bytes_give_a_packet_or_none(raw: bytes) -> None:
+    for start in (b"", b"\x45", b"\x60"):
+        parse_packet(start + raw)
+        build_refusal(start + raw, closed=True)
+
+
+@FAMILIES
+def test_a_cut_off_packet_has_a_flow_while_its_ports_are_there(family: int) -> None:
+    raw = build_udp(flow_of(family), b"hello")
+    ports_end = (20 if family == 4 else 40) + 4
+    assert parse_flow(raw[:ports_end]) == flow_of(family)
+    assert parse_flow(raw[: ports_end - 1]) is None
+    assert parse_packet(raw[:-1]) is None
+
+
+def test_a_later_fragment_has_no_flow() -> None:
+    raw = bytearray(build_udp(flow_of(4), b"hello"))
+    raw[7] = 1
+    assert parse_flow(bytes(raw)) is None
+
+
+def test_a_v4_mapped_address_in_a_packet_is_no_flow() -> None:
+    raw = bytearray(build_udp(flow_of(6), b"hello"))
+    raw[8:24] = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
+    assert parse_flow(bytes(raw)) is None
+
+
+@FAMILIES
+def test_padding_behind_a_packet_is_not_payload(family: int) -> None:
+    packet = parse_packet(build_udp(flow_of(family), b"hello") + bytes(20))
+    assert packet
+    assert packet.payload == b"hello"
+
+
+@FAMILIES
+def test_an_unfinished_checksum_is_computed(family: int) -> None:
+    for raw in (build_udp(flow_of(family), b"data"), tcp_packet(family, 0x18, b"data")):
+        at = (20 if family == 4 else 40) + (6 if raw[9 if family == 4 else 6] == UDP else 16)
+        blurred = parse_packet(raw[:at] + b"\x12\x34" + raw[at + 2 :])
+        assert blurred
+        assert segment_sum(with_checksum(blurred)) == 0
+
+
+@FAMILIES
+def test_a_syn_to_a_closed_service_is_reset(family: int) -> None:
+    answer = build_refusal(tcp_packet(family, 0x02), closed=True)
+    packet = parse_packet(answer or b"")
+    assert packet
+    assert packet.flow == flow_of(family, Transport.TCP).reversed()
+    seq, ack = struct.unpack_from("!II", packet.raw, (20 if family == 4 else 40) + 4)
+    assert (seq, ack, packet.tcp_flags) == (0, 8, 0x14)
+    assert segment_sum(packet.raw) == 0
+
+
+@FAMILIES
+def test_a_segment_of_no_connection_is_reset_with_the_seq_it_expects(family: int) -> None:
+    packet = parse_packet(build_refusal(tcp_packet(family, 0x10, ack=99), closed=False) or b"")
+    assert packet
+    assert struct.unpack_from("!I", packet.raw, (20 if family == 4 else 40) + 4) == (99,)
+    assert packet.tcp_flags == 0x04
+
+
+@FAMILIES
+def test_a_reset_is_not_answered(family: int) -> None:
+    assert build_refusal(tcp_packet(family, 0x04), closed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "transport", "closed", "kind", "code"),
+    [
+        (4, Transport.TCP, False, 3, 13),
+        (6, Transport.TCP, False, 1, 3),
+        (4, Transport.UDP, True, 3, 3),
+        (6, Transport.UDP, True, 1, 4),
+        (4, Transport.UDP, False, 3, 3),
+        (6, Transport.UDP, False, 1, 4),
+    ],
+)
+def test_a_refusal_is_the_icmp_error_that_the_socket_understands(
+    family: int, transport: Transport, closed: bool, kind: int, code: int
+) -> None:
+    """R-6.6."""
+    raw = build_udp(flow_of(family), b"x")
+    raw = tcp_packet(family, 0x02) if transport is Transport.TCP else raw
+    answer = build_refusal(raw, closed)
+    assert answer
+    at = 20 if family == 4 else 40
+    assert (answer[at], answer[at + 1]) == (kind, code)
+    assert segment_sum(answer) == 0
+    assert answer[at + 8 :] == raw

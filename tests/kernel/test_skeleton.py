@@ -1,0 +1,26 @@
+from wayside.kernel.skeleton import gate_skeleton, host_skeleton
+
+
+def test_the_same_table_has_the_same_name_and_another_has_another() -> None:
+    names = [
+        gate_skeleton(["in0"], ["out0"], 120.0, 4747).name,
+        gate_skeleton(["in0"], ["out0"], 60.0, 4747).name,
+        gate_skeleton(["in1"], ["out0"], 120.0, 4747).name,
+        gate_skeleton(["in0"], ["out0"], 120.0, 4748).name,
+        host_skeleton("fd77:6179:7364::/48", 4747).name,
+        host_skeleton("fd78:6179:7364::/48", 4747).name,
+    ]
+    assert len(set(names)) == len(names)
+    assert gate_skeleton(["in0"], ["out0"], 120.0, 4747).name == names[0]
+
+
+def test_no_line_flushes_or_names_a_table_of_somebody_else() -> None:
+    for skeleton in (
+        host_skeleton("fd77:6179:7364::/48", 4747),
+        gate_skeleton(["in0"], ["out0"], 120.0, 4747),
+    ):
+        text = skeleton.first + skeleton.then
+        assert "flush" not in text
+        lines = [line for line in text.splitlines() if line.startswith(("table", "add"))]
+        assert lines
+        assert all("inet wayside" in line for line in lines)

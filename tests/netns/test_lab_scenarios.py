@@ -1,0 +1,29 @@
+"""Every scenario with real daemons and real traffic, over both families; and the demo."""
+
+from pathlib import Path
+
+import pytest
+
+from wayside.lab import demo, runner
+from wayside.lab.scenario import SCENARIOS
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_every_check_of_a_scenario_is_ok(name: str, family: int, tmp_path: Path) -> None:
+    result = runner.run(name, family, tmp_path)
+    assert result.ok, [check for check in result.checks if not check.ok]
+    words = Path(result.ladder).with_suffix(".txt").read_text()
+    assert "OPEN" in words
+
+
+def test_the_demo_tells_only_what_is_true(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main_demo(out=tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "NOT" not in told
+    assert "REJECT" in told
+    assert told.rstrip().endswith(str(tmp_path / "ladder.svg"))

@@ -1,0 +1,1 @@
+NFPROTO_INET: int
