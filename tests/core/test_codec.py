@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cbor2
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ CID = Cid(bytes(range(16)))
 CONFIRM = m.Confirm(bytes(32), bytes(16))
 HEADER = Header(m.Confirm.TYPE, 2, CID)
 HOP = m.Hop(bytes(32), 1, 120, b"token")
+ENDS = (Address.parse("192.0.2.1:40000"), Address.parse("192.0.2.2:443"))
 
 
 def is_refused(raw: bytes, body: type = m.Confirm) -> bool:
@@ -151,14 +154,31 @@ def test_a_role_is_a_whole_number_from_0_to_15(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["a\nb", "\x00", "\x1b[31m", "a\u202eb", "\u00a0", "\u2028", "\ue000", "e" * 161, "é" * 81],
+    "text", ["a\nb", "\x00", "\x1b[31m", "\x1f", "\x7f", "\x80", "\x9b31m", "e" * 161, "é" * 81]
 )
-def test_text_that_could_play_tricks_on_a_terminal_is_refused(text: str) -> None:
-    """R-3.5: printable, and counted in bytes of UTF-8."""
+def test_text_with_a_control_character_or_too_much_of_it_is_refused(text: str) -> None:
+    """R-3.5: a terminal must not obey it; and it is counted in bytes of UTF-8."""
     assert is_refused(cbor2.dumps({1: bytes(16), 2: text}), m.Close)
-    assert not is_refused(cbor2.dumps({1: bytes(16), 2: "plain é"}), m.Close)
+    for plain in ("plain é", "~ \u00a0", "\U0010ffff"):
+        assert not is_refused(cbor2.dumps({1: bytes(16), 2: plain}), m.Close)
     assert is_refused(b"\xa2\x01\x50" + bytes(16) + b"\x02\x61\xff", m.Close), "not UTF-8"
+
+
+@pytest.mark.parametrize("text", ["", "x" * 33, "a b", " ", "a\n", "\x7f", "é", "\u00a0"])
+def test_a_word_is_visible_ascii(text: str) -> None:
+    """R-3.5: a service, the name of a rule, keys and values of an intent."""
+    refusal = m.RejectTerms(bytes(32), bytes(32), 1, "", "rule")
+    for word in ("a", "!~", "x" * 32):
+        assert decode_body(m.RejectTerms, encode_body(replace(refusal, rule=word))).rule == word
+    whole = cbor2.loads(encode_body(refusal))
+    assert is_refused(cbor2.dumps({**whole, 5: text}), m.RejectTerms)
+    asked = m.OpenTerms(
+        bytes(32), bytes(32), "echo", Transport.TCP, *ENDS, bytes(32), 1, 1, intent=(("k", "v"),)
+    )
+    whole = cbor2.loads(encode_body(asked))
+    assert not is_refused(cbor2.dumps(whole), m.OpenTerms)
+    for key, value in ((3, text), (13, {text: "v"}), (13, {"k": text})):
+        assert is_refused(cbor2.dumps({**whole, key: value}), m.OpenTerms)
 
 
 def test_an_empty_optional_field_is_left_out() -> None:

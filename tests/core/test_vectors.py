@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from vectors.generate import FOLDER, documents, written
 from vectors.refused import drops_of, world_after
 from vectors.world import Plan, Sent, World
-from wayside.core.address import Address
+from wayside.core.address import Address, Transport
+from wayside.core.connection import State
 from wayside.core.errors import DropReason
 from wayside.core.host import Host
 from wayside.core.identity import Names, is_name
@@ -29,7 +30,8 @@ from wayside.core.rule import Cid
 
 FRESH = documents()
 LONE = ("open", "accept", "confirm", "challenge", "reject", "redirect", "close", "stop")
-HANDSHAKES = ("handshake", "handshake-direct")
+HANDSHAKES = ("handshake", "handshake-direct", "handshake-challenge", "handshake-none")
+GATED = tuple(name for name in HANDSHAKES if name != "handshake-direct")
 ROUNDS = [(name, at) for name in HANDSHAKES for at in (0, 1)]
 
 Json = dict[str, Any]
@@ -207,7 +209,7 @@ def test_an_outsider_comes_to_the_same_hashes_and_macs(name: str, at: int) -> No
     assert agreed[2] == open_hash
     hops = body_of(accept).get(3, [])
     assert agreed[3] == sha256(parts(*hops))
-    assert len(hops) == (1 if name == "handshake" else 0)
+    assert len(hops) == (1 if name in GATED else 0)
     secret = hexed(values["initiator_ephemeral_secret"])
     salt = sha256(parts(open_hash, agreed[6]))
     key = hkdf(x25519(secret, agreed[6]), salt, b"wayside connection")
@@ -251,11 +253,59 @@ def test_an_outsider_believes_the_close_and_its_echo(name: str) -> None:
     closes = [
         hexed(entry["datagram"]) for entry in document["steps"] if entry["message"] == "CLOSE"
     ]
-    assert len(closes) == (4 if name == "handshake" else 2)
+    assert len(closes) == (4 if name in GATED else 2)
     for datagram in closes:
         body = body_of(datagram)
         assert body[1] == short_mac(key, signing_header(datagram), b"done")
         assert body[2] == "done"
+
+
+def test_each_challenge_is_answered_with_its_proof_and_nothing_else_changes() -> None:
+    """R-5.1.2, R-5.5, R-5.5.1: gate first, then responder; the datagram on OPEN does not count."""
+    document = FRESH["handshake-challenge"]
+    named = {name: hexed(party["public"])[:8] for name, party in document["parties"].items()}
+    for seq in (0, 2):
+        steps = [entry for entry in document["steps"] if entry["header"]["seq"] == seq]
+        said = [hexed(entry["datagram"]) for entry in steps]
+        opens = [one for one, entry in zip(said, steps, strict=True) if entry["message"] == "OPEN"]
+        mine = [one for one, entry in zip(said, steps, strict=True)
+                if entry["message"] == "OPEN" and entry["from"] == "initiator"]  # fmt: skip
+        proofs = [body_of(one)[1] for one, entry in zip(said, steps, strict=True)
+                  if entry["message"] == "CHALLENGE" and entry["to"] == "initiator"]  # fmt: skip
+        assert [proof[:8] for proof in proofs] == [named["gate"], named["responder"]]
+        assert [one[32 : 32 + 32 * one[6]] for one in mine] == [
+            b"".join(proofs[:count]) for count in range(3)
+        ]
+        assert len({(signing_header(one), *(body_of(one)[at] for at in (1, 2))) for one in opens}) == 1
+    asked = cbor2.loads(body_of(step(document, "OPEN", 0))[1])
+    assert 14 in asked
+    assert abs(asked[8] - document["unix_s"]) > 60
+    assert document["connection"]["answer"] == ""
+    assert 9 not in cbor2.loads(body_of(step(document, "ACCEPT", 0))[1])
+
+
+def test_a_connection_without_packets_has_no_ports() -> None:
+    """R-2.6: transport 0, in OPEN and in ACCEPT."""
+    for seq in (0, 2):
+        asked = cbor2.loads(body_of(step(FRESH["handshake-none"], "OPEN", seq))[1])
+        agreed = cbor2.loads(body_of(step(FRESH["handshake-none"], "ACCEPT", seq))[1])
+        assert asked[4] == 0
+        ends = (asked[5], asked[6], agreed[4], agreed[5])
+        assert [end[-2:] for end in ends] == [bytes(2)] * 4
+
+
+@pytest.mark.parametrize("port", [0, 7, 22, 65535])
+def test_the_service_is_asked_for_and_the_responder_names_the_port(port: int) -> None:
+    """R-5.1.10, R-5.2.2: it does not rewrite, so the port is its application's, whatever was asked."""
+    world = World(Plan(Transport.TCP, data=b"", port=port))
+    world.open()
+    agreed = cbor2.loads(body_of([one.data for one in world.sent if one.data[4] == 2][-1])[1])
+    assert agreed[5][-2:] == (7).to_bytes(2, "big")
+    initiator = world.machines["initiator"]
+    assert isinstance(initiator, Host)
+    [connection] = initiator.connections.values()
+    assert connection.state is State.CONNECTED
+    assert connection.agreement.local.destination.port == 7
 
 
 def test_opens_are_1200_bytes_and_every_answer_is_smaller() -> None:

@@ -29,6 +29,16 @@ def handshakes() -> dict[str, Json]:
             Plan(Transport.TCP, gated=False, family=6, data=b""),
             "A TCP connection over IPv6 with nobody in between; refreshed once; closed.",
         ),
+        "handshake-challenge": _document(
+            Plan(clock_s=-100),
+            "As handshake, but the initiator's clock is 100 s late: gate and responder answer each"
+            " OPEN with a CHALLENGE, and the datagram on it is not given to the application.",
+        ),
+        "handshake-none": _document(
+            Plan(Transport.NONE, data=b""),
+            "A connection without packets (transport 0, no ports) through one gate; refreshed;"
+            " closed.",
+        ),
     }
 
 
@@ -43,6 +53,7 @@ def _document(plan: Plan, about: str) -> Json:
         "v": 1,
         "about": about,
         "unix_s": EPOCH_S + 1,
+        "initiator_unix_s": EPOCH_S + 1 + plan.clock_s,
         "parties": {name: _party(world, name) for name in parties},
         "domains": {"lab": key("lab").public.hex()},
         "connection": {
@@ -52,7 +63,7 @@ def _document(plan: Plan, about: str) -> Json:
             "source": str(plan.flow.source),
             "destination": str(plan.flow.destination),
             "data": plan.data.hex(),
-            "answer": ANSWER.hex() if plan.data else "",
+            "answer": ANSWER.hex() if world.delivered else "",
         },
         "steps": [
             {
@@ -154,10 +165,14 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
             "open_key": derive(static, header.cid, b"wayside open").hex(),
             "open_bound": header.signing.hex(),
             "open_sealed": terms.sealed.hex(),
+        }
+    agreed = decode_body(AcceptTerms, accept.signed)
+    if agreed.sealed:
+        values["data"] |= {
             "answer": ANSWER.hex(),
             "accept_key": derive(connection_key, b"", b"wayside accept").hex(),
             "accept_bound": header.cid.hex(),
-            "accept_sealed": decode_body(AcceptTerms, accept.signed).sealed.hex(),
+            "accept_sealed": agreed.sealed.hex(),
         }
     return values
 

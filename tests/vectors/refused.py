@@ -15,9 +15,10 @@ from vectors.world import EPOCH_S, Plan, Sent, World, key, received, seed
 from wayside.core import messages as m
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Body, Header, decode_body, encode_body
-from wayside.core.crypto import SigningKey
+from wayside.core.crypto import SigningKey, mac
 from wayside.core.effects import Dropped
 from wayside.core.errors import DropReason
+from wayside.core.host import Host
 from wayside.core.opening import SIGNATURE_CONTEXT
 from wayside.core.rule import Cid
 
@@ -163,11 +164,14 @@ def _bad_opens(world: World) -> Iterator[Case]:
 
     bare = m.encode(header, m.Open(message.signed, message.signature))
     yield Case("an OPEN without pad", OPEN_AT_GATE, bare, DropReason.SHORT)
-    for name, change in (
-        ("sixty-one seconds old", {"time_s": EPOCH_S + 1 - 61}),
-        ("of a time to come", {"time_s": EPOCH_S + 1 + 62}),
+    for name, service in (
+        ("no service", ""),
+        ("a service of two words", "no words"),
+        ("a service beyond ASCII", "echö"),
+        ("a service of thirty-three characters", "x" * 33),
     ):
-        yield Case(name, OPEN_AT_GATE, remade(replace(terms, **change)), DropReason.TIME)
+        data = remade(replace(terms, service=service))
+        yield Case(f"an OPEN for {name}", OPEN_AT_GATE, data, DropReason.MALFORMED)
     some = Address.parse
     for name, source, destination in (
         ("to a multicast address", terms.source, some("224.0.0.1:7")),
@@ -180,6 +184,13 @@ def _bad_opens(world: World) -> Iterator[Case]:
     ):
         new = replace(terms, source=source, destination=destination)
         yield Case(f"an OPEN {name}", OPEN_AT_GATE, remade(new), DropReason.ADDRESS)
+    none = replace(terms, transport=Transport.NONE)
+    for name, new in (
+        ("two ports", none),
+        ("a source port", replace(none, destination=terms.destination.with_port(0))),
+        ("a destination port", replace(none, source=terms.source.with_port(0))),
+    ):
+        yield Case(f"no transport, but {name}", OPEN_AT_GATE, remade(new), DropReason.ADDRESS)
     six = replace(terms, source=some("[2001:db8::1]:40000"))
     yield Case("two families in one flow", OPEN_AT_GATE, remade(six), DropReason.MALFORMED)
     mapped = message.signed.replace(
@@ -314,6 +325,17 @@ def _bad_refreshes(world: World) -> Iterator[Case]:
     signed = encode_body(replace(terms, from_key=other.public))
     stolen = m.Open(signed, _sign(other, header, signed), message.hops, message.mac)
     yield Case("a refresh by another key", step, m.padded(header, stolen), DropReason.STALE)
+    for name, change in (
+        ("service", {"service": "https"}),
+        ("transport", {"transport": Transport.TCP}),
+        ("source port", {"source": terms.source.with_port(40001)}),
+        ("destination", {"destination": Address.parse("10.2.0.3:7")}),
+    ):
+        signed = encode_body(replace(terms, **change))
+        proof = mac(_first_key(world), header.signing, signed)
+        other_terms = m.Open(signed, _sign(key("initiator"), header, signed), message.hops, proof)
+        data = m.padded(header, other_terms)
+        yield Case(f"a refresh with another {name}", step, data, DropReason.STALE)
     first = m.decode(world.sent[1].data)[0]
     signed = encode_body(replace(terms, sealed=b""))
     changed = m.Open(signed, _sign(key("initiator"), first, signed), message.hops)
@@ -323,6 +345,13 @@ def _bad_refreshes(world: World) -> Iterator[Case]:
 def some_cid(name: str) -> Cid:
     """A cid of no connection."""
     return Cid(seed(name)[:16])
+
+
+def _first_key(world: World) -> bytes:
+    """The connection key of seq 0."""
+    host = world.machines["initiator"]
+    assert isinstance(host, Host)
+    return host.connections[world.cid].keys.by_seq[0]
 
 
 def _ends(world: World) -> tuple[Address, Address]:

@@ -81,13 +81,17 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What kind of handshake this world is for."""
+    """What kind of handshake this world is for. 
+
+    `clock_s`: how far the initiator's clock is ahead; `port`: which it asks for.
+    """
 
     transport: Transport = Transport.UDP
     gated: bool = True
     family: int = 4
     data: bytes = b"ping"
-    action: PolicyAction = PolicyAction.ALLOW
+    clock_s: int = 0
+    port: int = SERVICE_PORT
 
     @property
     def flow(self) -> Flow:
@@ -98,7 +102,11 @@ class Plan:
             (6, True): ("[2001:db8:1::2]:40000", "[2001:db8:2::2]:7"),
             (6, False): ("[2001:db8:1::2]:40000", "[2001:db8:1::3]:7"),
         }[self.family, self.gated]
-        return Flow(self.transport, Address.parse(ends[0]), Address.parse(ends[1]))
+        source, destination = map(Address.parse, ends)
+        destination = destination.with_port(self.port)
+        if self.transport is Transport.NONE:
+            source, destination = source.with_port(0), destination.with_port(0)
+        return Flow(self.transport, source, destination)
 
     @property
     def gate_address(self) -> Address:
@@ -106,8 +114,9 @@ class Plan:
         return Address.parse("10.2.0.1:4747" if self.family == 4 else "[2001:db8:2::1]:4747")
 
 
-def _host(name: str, entropy: Entropy) -> Host:
-    context = HostContext(key(name), entropy, f"{name}.lab", certificate(name), epoch_s=EPOCH_S)
+def _host(name: str, entropy: Entropy, clock_s: int) -> Host:
+    epoch_s = EPOCH_S + clock_s
+    context = HostContext(key(name), entropy, f"{name}.lab", certificate(name), epoch_s=epoch_s)
     answering = Answering(
         Names({"lab": key("lab").public}),
         Policy(default=PolicyAction.ALLOW),
@@ -117,12 +126,12 @@ def _host(name: str, entropy: Entropy) -> Host:
     return Host(context, answering, FrontDoor(box, Budget()), Quota(100, 100))
 
 
-def _gate(entropy: Entropy, action: PolicyAction) -> Gate:
+def _gate(entropy: Entropy) -> Gate:
     context = GateContext(
         key("gate"),
         "gate.lab",
         Names({"lab": key("lab").public}),
-        Policy(default=action),
+        Policy(default=PolicyAction.ALLOW),
         entropy,
         epoch_s=EPOCH_S,
     )
@@ -150,9 +159,9 @@ class World:
     cid: Cid = field(default_factory=lambda: Cid(seed("cid")[:16]))
 
     def __post_init__(self) -> None:
-        for name in ("initiator", "responder"):
-            self.machines[name] = _host(name, self.entropy[name])
-        self.machines["gate"] = _gate(self.entropy["gate"], self.plan.action)
+        for name, clock_s in (("initiator", self.plan.clock_s), ("responder", 0)):
+            self.machines[name] = _host(name, self.entropy[name], clock_s)
+        self.machines["gate"] = _gate(self.entropy["gate"])
 
     @property
     def signaling(self) -> dict[str, Address]:

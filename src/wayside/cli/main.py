@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lab": ("lab", "Run scenarios with real traffic in network namespaces."),
     "listen": ("use", "Wait for one connection to a service, on stdin and stdout."),
     "policy": ("policy", "Check policy files."),
+    "sim": ("sim", "Run the machines in made-up worlds, and check them."),
     "status": ("see", "Show what a daemon is and holds."),
     "why": ("see", "Show the last refusals: what, who, which rule, and why."),
 }

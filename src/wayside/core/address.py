@@ -73,7 +73,7 @@ class Address:
 
     @classmethod
     def unpack(cls, raw: bytes) -> Address:
-        """Read the wire form: 4 or 16 bytes of address, 2 of port. Raises ValueError. Spec: R-2.4."""
+        """Read the wire form: 4 or 16 bytes of address, 2 of port. Raises ValueError. R-2.4."""
         if len(raw) not in (6, 18):
             raise ValueError(f"an address has 6 or 18 bytes, not {len(raw)}")
         ip: IP = IPv4Address(raw[:4]) if len(raw) == 6 else IPv6Address(raw[:16])
@@ -114,6 +114,13 @@ class Flow:
     def family(self) -> int:
         """4 or 6."""
         return self.source.family
+
+    @property
+    def on_the_wire(self) -> Flow:
+        """What its packets show: those of MPTCP are TCP's."""
+        if self.transport is not Transport.MPTCP:
+            return self
+        return Flow(Transport.TCP, self.source, self.destination)
 
     def reversed(self) -> Flow:
         """The 5-tuple of the packets that come back."""

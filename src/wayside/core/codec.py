@@ -26,7 +26,7 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one field is written: `read` raises DecodeError or ValueError, `write` gives CBOR values."""
+    """How one field is written: `read` raises DecodeError or ValueError; `write` gives CBOR."""
 
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]

@@ -91,9 +91,12 @@ class Agreement:
         return (Rule(self.cid, match, Action.REWRITE, rewrite, note=note_of(self.service)),)
 
 
-def connection_key(secret: bytes, theirs: bytes, hash: bytes, salt: bytes) -> bytes:
-    """The key that only the two ends know, 32 bytes. Raises BadSignature. Spec: R-4.3."""
-    return derive(agree(secret, theirs), digest(hash, salt), b"wayside connection")
+def connection_key(secret: bytes, theirs: bytes, asked: bytes, salt: bytes) -> bytes:
+    """The key that only the two ends know, 32 bytes; `asked`: the open_hash. Spec: R-4.3.
+
+    Raises BadSignature.
+    """
+    return derive(agree(secret, theirs), digest(asked, salt), b"wayside connection")
 
 
 @dataclass(slots=True)
@@ -268,7 +271,9 @@ class Connection:
         return self._end(message.reason or "closed by the other end", now) + echo
 
     def _on_rules_failed(self, event: RulesFailed, now: float) -> list[Effect]:
-        return self._end(f"the kernel refused the rules: {event.why}", now)
+        """We cannot keep our word: tell the other end, as if the application had closed."""
+        reason = f"the kernel refused the rules: {event.why}"
+        return self._on_close_requested(CloseRequested(event.cid, reason), now)
 
     def _end(self, reason: str, now: float, report: bool = True) -> list[Effect]:
         """Take the rules away and remember for a while that this is over. Spec: R-5.9.4."""

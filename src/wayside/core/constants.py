@@ -49,7 +49,7 @@ DATA_BYTES_MAX = 512
 CBOR_DEPTH_MAX = 4
 
 OPEN_TIME_WINDOW_S = 60.0
-"""How far an OPEN's time may be from ours without a proof: clocks of hosts without NTP drift less."""
+"""How far an OPEN's time may be from ours without a proof: clocks without NTP drift less."""
 
 PENDING_S = 5.0
 """Life of a rule between ACCEPT and CONFIRM: two lost CONFIRMs at the retransmission below."""
@@ -63,7 +63,7 @@ LIFETIME_MAX_S = 3600.0
 # --- Implementation: free to differ ----------------------------------------------------------
 
 RETRANSMIT_FIRST_S = 0.25
-"""First repetition of an OPEN, ACCEPT or CLOSE; doubles. TCP's first is 1 s, QUIC's 0.33 s at 3 RTT."""
+"""First repetition of an OPEN, ACCEPT or CLOSE; doubles. TCP's first is 1 s, QUIC's 3 RTT."""
 
 OPEN_TIMEOUT_S = 5.0
 """An application waits so long for connect() before it would rather know."""

@@ -40,7 +40,7 @@ class DropReason(Enum):
     """Too old or too far in the future, and without a proof."""
     SIGNATURE = "signature"
     """A signature or MAC does not hold."""
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 a name, not a password
     """No token of ours, or too old."""
     FULL = "full"
     """A table or a quota is full."""

@@ -486,6 +486,6 @@ def _hops(message: Message) -> tuple[Hop, ...]:
     return getattr(message, "hops", ())
 
 
-def _binding(to_key: bytes, hash: bytes, source: Address, destination: Address) -> bytes:
+def _binding(to_key: bytes, asked: bytes, source: Address, destination: Address) -> bytes:
     """What ties a token to one OPEN and what may answer it, 16 bytes. Spec: R-8.3."""
-    return digest(to_key, hash, source.pack(), destination.ip.packed)[:16]
+    return digest(to_key, asked, source.pack(), destination.ip.packed)[:16]

@@ -113,12 +113,12 @@ class Host:
 
     def by_wire(self, wire: Flow) -> Connection | None:
         """The connection whose packets to the peer have this 5-tuple on the wire."""
-        cid = self._by_wire.get(wire)
+        cid = self._by_wire.get(wire.on_the_wire)
         return self.connections.get(cid) if cid else None
 
     def by_local(self, local: Flow) -> Connection | None:
         """The connection whose packets to the peer have this 5-tuple at our socket."""
-        cid = self._by_local.get(local)
+        cid = self._by_local.get(local.on_the_wire)
         return self.connections.get(cid) if cid else None
 
     def restore(self, cid: Cid, saved: Saved, now: float) -> None:
@@ -177,6 +177,8 @@ class Host:
                 Code.BAD_ADDRESS,
                 f"it came from {event.source.ip}: a NAT on the path",
             )
+        if self.virtual is not None and self.virtual.covers(terms.source.ip):
+            return self._refuse(event, opened, Code.BAD_ADDRESS, "an address inside a host")
         if terms.source.ip.is_loopback and not event.source.ip.is_loopback:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "a loopback address")
         request = Request(
@@ -286,13 +288,13 @@ class Host:
         self._watch(connection)
 
     def _index(self, about: Agreement) -> None:
-        self._by_wire[about.wire] = about.cid
-        self._by_local[about.local] = about.cid
+        self._by_wire[about.wire.on_the_wire] = about.cid
+        self._by_local[about.local.on_the_wire] = about.cid
 
     def _unindex(self, about: Agreement) -> None:
         for index, flow in ((self._by_wire, about.wire), (self._by_local, about.local)):
-            if index.get(flow) == about.cid:
-                del index[flow]
+            if index.get(flow.on_the_wire) == about.cid:
+                del index[flow.on_the_wire]
 
     def _watch(self, connection: Connection) -> None:
         """Remember when this connection is due next; forget one that has ended."""

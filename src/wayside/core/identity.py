@@ -71,7 +71,7 @@ class Certificate:
 
 
 def is_name(name: str) -> bool:
-    """Whether this is a name under a domain: lower-case labels of letters, digits and `-`. R-9.2."""
+    """Whether this is a name under a domain: lower-case labels of letters, digits, `-`. R-9.2."""
     labels = name.split(".")
     return (
         len(name) <= c.NAME_BYTES_MAX

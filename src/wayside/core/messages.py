@@ -96,7 +96,7 @@ HOPS = many(nested(Hop), c.HOPS_MAX)
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Where a host can be reached: an address, and the tokens of the boxes in front of it. R-8.6."""
+    """Where a host can be reached: an address, and tokens of the boxes in front of it. R-8.6."""
 
     FIELDS: ClassVar = (
         Field(1, "address", ADDRESS),

@@ -116,7 +116,7 @@ class Refusal:
 
 
 def refuse(
-    key: SigningKey, name: str, event: MessageReceived, hash: bytes, refusal: Refusal
+    key: SigningKey, name: str, event: MessageReceived, asked: bytes, refusal: Refusal
 ) -> SendDatagram:
     """The signed REJECT that answers an OPEN; it says less where it would be larger. Spec: R-5.6.
 
@@ -129,7 +129,7 @@ def refuse(
     for most in (c.REASON_BYTES_MAX, c.SERVICE_BYTES_MAX, 0):
         terms = RejectTerms(
             key.public,
-            hash,
+            asked,
             refusal.code,
             cut(refusal.reason, most),
             cut(refusal.rule, min(most, c.SERVICE_BYTES_MAX)),

@@ -18,7 +18,7 @@ Cid = NewType("Cid", bytes)
 """A connection's id: 16 random bytes."""
 
 NOTE_CHARACTERS_MAX = 96
-"""A rule's note lives in the comment of an nftables element, which ends at 128 bytes with the cid."""
+"""A rule's note lives in the comment of an nftables element: 128 bytes, the cid among them."""
 
 
 class Action(Enum):

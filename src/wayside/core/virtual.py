@@ -105,6 +105,12 @@ class VirtualAddresses:
                 return ip
         raise OverflowError("no virtual address is left")
 
+    def covers(self, ip: IP) -> bool:
+        """Whether this could be a virtual address; none of those is ever on the wire."""
+        if isinstance(ip, IPv4Address):
+            return int(ip) >> 17 == int(OWN_V4) >> 17
+        return int(ip) >> 80 == self._v6_base >> 80
+
     def key_of(self, ip: IP) -> bytes | None:
         """Whose address this is, or None."""
         return self._key_by_ip.get(ip)

@@ -75,6 +75,7 @@ class Agent:
             own_v6=str(virtual.own(6)),
             v4_prefix="198.18.0.0/15",
             v6_prefix=str(self.config.ipv6_prefix),
+            signaling_port=self.config.listen,
         )
         await self.helper.setup_host(setup)
         sockets = await self.helper.open_sockets("host", self.config.listen)

@@ -38,16 +38,22 @@ _log = structlog.get_logger()
 class Machine(Protocol):
     """A role: the host's or the gate's."""
 
-    def handle(self, event: Event, now: float) -> list[Effect]: ...
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take an event; return what is to be done."""
+        ...
 
     @property
-    def deadline(self) -> float | None: ...
+    def deadline(self) -> float | None:
+        """When `TimePassed` is due."""
+        ...
 
 
 class RuleKeeper(Protocol):
     """Who puts rules into the kernel: the privileged helper, or nobody."""
 
-    async def apply(self, changes: Sequence[Change]) -> None: ...
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make all changes or none. Raises KernelError."""
+        ...
 
 
 class Driver:

@@ -31,7 +31,7 @@ _IN6_PKTINFO = struct.Struct("@16si")
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A datagram: its bytes, its source, where it was addressed to, and the interface it came in on."""
+    """A datagram: its bytes, its source, where it was addressed to, the interface it came in on."""
 
     data: bytes
     source: Address
