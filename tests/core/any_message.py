@@ -50,9 +50,7 @@ TRANSPORTS = st.sampled_from(Transport)
 SECONDS = st.integers(0, m.SECONDS_MAX) | st.sampled_from([0, 23, 24, 255, 256, m.SECONDS_MAX])
 KEYS = _exactly(32)
 TOKENS = _up_to(c.TOKEN_BYTES_MAX)
-INTENTS = st.dictionaries(WORDS, WORDS, max_size=8).map(
-    lambda items: tuple(sorted(items.items()))
-)
+INTENTS = st.dictionaries(WORDS, WORDS, max_size=8).map(lambda items: tuple(sorted(items.items())))
 SEALED = _up_to(c.DATA_BYTES_MAX + 64)
 
 HEADERS = st.builds(
@@ -68,7 +66,13 @@ HOP = st.builds(
     destination=st.none() | ADDRESSES,
 )
 HOPS = st.lists(HOP, max_size=2).map(tuple)
-LOCATOR = st.builds(m.Locator, ADDRESSES, st.lists(TOKENS, max_size=c.HOPS_MAX).map(tuple))
+LOCATOR = st.builds(
+    m.Locator,
+    ADDRESSES,
+    st.lists(TOKENS, max_size=c.HOPS_MAX)
+    .filter(lambda tokens: sum(map(len, tokens)) < c.DATAGRAM_BYTES_MAX - 100)
+    .map(tuple),
+)
 
 OPEN_TERMS = st.builds(
     m.OpenTerms,

@@ -22,7 +22,7 @@ CID = Cid(b"cid of sixteen b")
 
 def received(data: bytes, source: Address = HERE, proved: bool = False) -> MessageReceived:
     header, message = decode(data)
-    return MessageReceived(header, message, source, THERE, False, "", len(data), proved)
+    return MessageReceived(header, message, source, THERE, False, "", data, proved)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ from wayside.core.rule import Cid
 
 FRESH = documents()
 LONE = ("open", "accept", "confirm", "challenge", "reject", "redirect", "close", "stop")
-HANDSHAKES = ("handshake", "handshake-direct", "handshake-challenge", "handshake-none")
+HANDSHAKES = (
+    "handshake",
+    "handshake-direct",
+    "handshake-challenge",
+    "handshake-late",
+    "handshake-none",
+)
 GATED = tuple(name for name in HANDSHAKES if name != "handshake-direct")
 ROUNDS = [(name, at) for name in HANDSHAKES for at in (0, 1)]
 
@@ -145,13 +151,13 @@ def body_of(datagram: bytes) -> dict[int, Any]:
 
 
 def step(document: Json, message: str, seq: int) -> bytes:
-    """The datagram of this kind that reached the end of the route."""
+    """The first datagram of this kind that reached the end of the route."""
     found = [
         hexed(entry["datagram"])
         for entry in document["steps"]
-        if entry["message"] == message and entry["header"]["seq"] == seq
+        if entry["message"] == message and entry["header"]["seq"] == seq and entry["to"] != "gate"
     ]
-    return found[-1]
+    return found[0]
 
 
 def test_every_signature_holds() -> None:
@@ -276,12 +282,27 @@ def test_each_challenge_is_answered_with_its_proof_and_nothing_else_changes() ->
         assert [one[32 : 32 + 32 * one[6]] for one in mine] == [
             b"".join(proofs[:count]) for count in range(3)
         ]
-        assert len({(signing_header(one), *(body_of(one)[at] for at in (1, 2))) for one in opens}) == 1
+        signed = {(signing_header(one), body_of(one)[1], body_of(one)[2]) for one in opens}
+        assert len(signed) == 1
     asked = cbor2.loads(body_of(step(document, "OPEN", 0))[1])
     assert 14 in asked
     assert abs(asked[8] - document["unix_s"]) > 60
     assert document["connection"]["answer"] == ""
     assert 9 not in cbor2.loads(body_of(step(document, "ACCEPT", 0))[1])
+
+
+def test_a_second_accept_is_answered_with_the_first_confirm() -> None:
+    """R-5.2.1, R-5.3.1: the same ephemeral key, another token, so other hashes."""
+    arrived = [
+        (entry["message"], hexed(entry["datagram"]))
+        for entry in FRESH["handshake-late"]["steps"]
+        if entry["header"]["seq"] == 0 and entry["to"] != "gate"
+    ]
+    first, second = [cbor2.loads(body_of(one)[1]) for kind, one in arrived if kind == "ACCEPT"]
+    assert first[6] == second[6]
+    assert first[3] != second[3]
+    early, late = [one for kind, one in arrived if kind == "CONFIRM"]
+    assert early == late
 
 
 def test_a_connection_without_packets_has_no_ports() -> None:
@@ -296,7 +317,7 @@ def test_a_connection_without_packets_has_no_ports() -> None:
 
 @pytest.mark.parametrize("port", [0, 7, 22, 65535])
 def test_the_service_is_asked_for_and_the_responder_names_the_port(port: int) -> None:
-    """R-5.1.10, R-5.2.2: it does not rewrite, so the port is its application's, whatever was asked."""
+    """R-5.1.10, R-5.2.2: it does not rewrite, so the port is that of its application."""
     world = World(Plan(Transport.TCP, data=b"", port=port))
     world.open()
     agreed = cbor2.loads(body_of([one.data for one in world.sent if one.data[4] == 2][-1])[1])

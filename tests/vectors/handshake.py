@@ -34,6 +34,11 @@ def handshakes() -> dict[str, Json]:
             "As handshake, but the initiator's clock is 100 s late: gate and responder answer each"
             " OPEN with a CHALLENGE, and the datagram on it is not given to the application.",
         ),
+        "handshake-late": _document(
+            Plan(Transport.TCP, data=b"", late=True),
+            "A TCP connection over IPv4 through one gate. OPEN goes out twice before the first"
+            " ACCEPT comes; the second has another token, and is answered with the same CONFIRM.",
+        ),
         "handshake-none": _document(
             Plan(Transport.NONE, data=b""),
             "A connection without packets (transport 0, no ports) through one gate; refreshed;"
@@ -104,10 +109,10 @@ M = TypeVar("M", Open, Accept, Confirm, Close)
 
 
 def _find(world: World, kind: type[M], seq: int) -> tuple[Header, M]:
-    """The last of its kind with this seq: as it reached the end of the route."""
-    for sent in reversed(world.sent):
+    """The first of its kind with this seq that reached the end of the route."""
+    for sent in world.sent:
         header, message = decode(sent.data)
-        if isinstance(message, kind) and header.seq == seq:
+        if isinstance(message, kind) and header.seq == seq and sent.receiver != "gate":
             return header, message
     raise AssertionError(f"no {kind.__name__} of seq {seq}")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.connection import HostContext
+from wayside.core.constants import RETRANSMIT_FIRST_S
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import ChangeRules, DeliverData, Dropped, Effect, SendDatagram
 from wayside.core.events import (
@@ -81,9 +82,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What kind of handshake this world is for. 
+    """What kind of handshake this world is for.
 
-    `clock_s`: how far the initiator's clock is ahead; `port`: which it asks for.
+    `clock_s`: how far the initiator's clock is ahead; `port`: which it asks for; `late`: the first
+    ACCEPT is on its way for so long that the initiator sends its OPEN again.
     """
 
     transport: Transport = Transport.UDP
@@ -92,6 +94,7 @@ class Plan:
     data: bytes = b"ping"
     clock_s: int = 0
     port: int = SERVICE_PORT
+    late: bool = False
 
     @property
     def flow(self) -> Flow:
@@ -157,6 +160,7 @@ class World:
     )
     machines: dict[str, Host | Gate] = field(default_factory=dict[str, Host | Gate])
     cid: Cid = field(default_factory=lambda: Cid(seed("cid")[:16]))
+    under_way: list[DatagramReceived] | None = None
 
     def __post_init__(self) -> None:
         for name, clock_s in (("initiator", self.plan.clock_s), ("responder", 0)):
@@ -179,7 +183,13 @@ class World:
         peer = PeerIdentity(key("responder").public, "responder.lab", certificate("responder"))
         signaling = self.signaling["responder"]
         asked = OpenRequested(self.cid, peer, SERVICE, flow, flow, signaling, self.plan.data)
+        self.under_way = [] if self.plan.late else None
         self.feed("initiator", asked)
+        if self.under_way is not None:
+            self.pass_time("initiator", self.now + RETRANSMIT_FIRST_S)
+            arriving, self.under_way = self.under_way, None
+            for event in arriving:
+                self.feed("initiator", event)
 
     def live(self) -> None:
         """A whole life: open, refresh at a third of the lifetime, close."""
@@ -229,8 +239,11 @@ class World:
             receiver = "gate"
         if len(self.sent) < self.sent_max:
             self.sent.append(Sent(sender, receiver, source, datagram.destination, datagram.data))
-            if len(self.sent) < self.sent_max:
-                self.feed(receiver, received(self.sent[-1], transit))
+            event = received(self.sent[-1], transit)
+            if receiver == "initiator" and self.under_way is not None:
+                self.under_way.append(event)
+            elif len(self.sent) < self.sent_max:
+                self.feed(receiver, event)
 
 
 def received(sent: Sent, transit: bool) -> DatagramReceived:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 IP = IPv4Address | IPv6Address
@@ -40,6 +41,14 @@ def canonical_ip(ip: IP) -> IP:
     return ip
 
 
+@lru_cache(maxsize=4096)  # the same few hosts, again and again
+def _unpack_ip(raw: bytes) -> IP:
+    ip: IP = IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
+    if canonical_ip(ip) is not ip:
+        raise ValueError(f"{ip} is not the canonical spelling")
+    return ip
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """An IP address and a port (0 to 65535, 0: not chosen yet); always canonical. Spec: R-2.4."""
@@ -48,7 +57,9 @@ class Address:
     port: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ip", canonical_ip(self.ip))
+        ip = canonical_ip(self.ip)
+        if ip is not self.ip:
+            object.__setattr__(self, "ip", ip)
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"port {self.port} is not in 0..65535")
 
@@ -76,10 +87,7 @@ class Address:
         """Read the wire form: 4 or 16 bytes of address, 2 of port. Raises ValueError. R-2.4."""
         if len(raw) not in (6, 18):
             raise ValueError(f"an address has 6 or 18 bytes, not {len(raw)}")
-        ip: IP = IPv4Address(raw[:4]) if len(raw) == 6 else IPv6Address(raw[:16])
-        if canonical_ip(ip) is not ip:
-            raise ValueError(f"{ip} is not the canonical spelling")
-        return cls(ip, int.from_bytes(raw[-2:], "big"))
+        return cls(_unpack_ip(raw[:-2]), int.from_bytes(raw[-2:], "big"))
 
     def pack(self) -> bytes:
         """The wire form: 6 or 18 bytes. Spec: R-2.4."""

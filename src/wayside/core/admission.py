@@ -81,7 +81,7 @@ class FrontDoor:
             event.destination,
             event.transit,
             event.side,
-            len(event.data),
+            event.data,
             proved,
         )
 

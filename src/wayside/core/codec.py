@@ -174,6 +174,12 @@ def encode_body(body: Body) -> bytes:
     return cbor2.dumps(values)  # the keys of FIELDS ascend, so that is the canonical order
 
 
+def encode_field(body: type[Body], name: str, value: Any) -> bytes:
+    """The key and value of one field, as they stand in the map."""
+    field = next(field for field in body.FIELDS if field.name == name)
+    return cbor2.dumps(field.key) + cbor2.dumps(field.kind.write(value))
+
+
 def decode_body(body: type[B], raw: bytes) -> B:
     """Read a body. Raises DecodeError unless `raw` is its one encoding. Spec: R-3.1 to R-3.4."""
     try:

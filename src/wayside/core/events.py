@@ -30,7 +30,8 @@ class DatagramReceived:
 class MessageReceived:
     """A datagram that the front door let in: decoded, but no signature checked yet.
 
-    `proved`: its source has shown that it receives there. `size`: bytes of the datagram.
+    `proved`: its source has shown that it receives there. `data`: the datagram as it came, which
+    is the one encoding of header and message: who passes it on unchanged sends these bytes.
     """
 
     header: Header
@@ -39,8 +40,13 @@ class MessageReceived:
     destination: Address
     transit: bool
     side: str
-    size: int
+    data: bytes
     proved: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the datagram."""
+        return len(self.data)
 
 
 @dataclass(frozen=True, slots=True)

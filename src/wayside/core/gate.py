@@ -53,7 +53,6 @@ from .messages import (
     Redirect,
     Reject,
     Stop,
-    encode,
     padded,
 )
 from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, is_agreed, refuse
@@ -327,7 +326,7 @@ class Gate:
             return [Dropped(DropReason.MALFORMED, event.source)]
         except BadSignature:
             return [Dropped(DropReason.SIGNATURE, event.source)]
-        onward = SendDatagram(encode(header, message), state.previous)
+        onward = SendDatagram(event.data, state.previous)
         return self._offer(event, flow, state, onward, now)
 
     def _offer(
@@ -371,7 +370,7 @@ class Gate:
         state = self._fresh_token(event, message, now)
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
-        onward = SendDatagram(encode(event.header, message), state.previous)
+        onward = SendDatagram(event.data, state.previous)
         known = self.passages.get(event.header.cid)
         if known is None or known.stage is not Stage.PENDING or isinstance(message, Challenge):
             return [onward]
@@ -398,7 +397,7 @@ class Gate:
             return [Dropped(DropReason.UNKNOWN, event.source)]
         if header.seq != passage.offered:
             return [Dropped(DropReason.STALE, event.source)]
-        onward = SendDatagram(encode(header, message), event.destination)
+        onward = SendDatagram(event.data, event.destination)
         if passage.stage is Stage.LIVE and passage.seq == header.seq:
             return [onward]
         passage.lifetime_s = state.lifetime_s
@@ -430,7 +429,7 @@ class Gate:
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
         towards = event.destination if event.transit else state.previous
-        onward = SendDatagram(encode(event.header, message), towards)
+        onward = SendDatagram(event.data, towards)
         passage = self.passages.get(event.header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [onward]

@@ -24,6 +24,7 @@ from .codec import (
     blob,
     decode_body,
     encode_body,
+    encode_field,
     fixed,
     many,
     nested,
@@ -390,7 +391,9 @@ def padded(header: Header, message: Open) -> bytes:
     short = c.OPEN_BYTES_MIN - len(datagram)
     if short <= 0:
         return datagram
-    # The pad's key takes 1 byte, its length 1, or 2 from 24 bytes on, or 3 from 256 on.
+    # The pad is the last field: it is one more for the map, behind what is encoded already.
+    start = c.HEADER_BYTES + len(header.proofs) * c.PROOF_BYTES
+    # Its key takes 1 byte, its length 1, or 2 from 24 bytes on, or 3 from 256 on.
     overhead = 4 if short >= 256 + 4 else 3 if short >= 24 + 3 else 2
-    pad = bytes(max(short - overhead, 1))
-    return encode(header, Open(bare.signed, bare.signature, bare.hops, bare.mac, pad))
+    pad = encode_field(Open, "pad", bytes(max(short - overhead, 1)))
+    return b"%b%c%b%b" % (datagram[:start], datagram[start] + 1, datagram[start + 1 :], pad)

@@ -99,8 +99,8 @@ class Agent:
             if self._watch is not None:
                 self._watch.cancel()
             self._tap.stop()
-            self.driver.stop()
             await self.driver.settled()
+            self.driver.stop()
         self.helper.close()
         self.log.close()
         self.store.close()

@@ -14,7 +14,8 @@ import hashlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -51,8 +52,8 @@ class Machine(Protocol):
 class RuleKeeper(Protocol):
     """Who puts rules into the kernel: the privileged helper, or nobody."""
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Make all changes or none. Raises KernelError."""
+    def apply(self, changes: Sequence[Change]) -> Awaitable[None]:
+        """Make all changes or none; to be awaited, and raises KernelError then."""
         ...
 
 
@@ -73,9 +74,10 @@ class Driver:
         self._sockets = sockets
         self._log = log
         self._perform_other = perform_other
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Future[None]] = set()
         self._wakeup: asyncio.TimerHandle | None = None
         self._wakeup_at = 0.0
+        self._clock: asyncio.TimerHandle | None = None
 
     def start(self, on_received: Callable[[Received], None]) -> None:
         """Set the machine's clock and read the sockets from now on."""
@@ -85,10 +87,13 @@ class Driver:
             loop.add_reader(sock, self._read, sock, on_received)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Read no more; close the signaling sockets."""
         loop = asyncio.get_running_loop()
         for sock in self._sockets.values():
             loop.remove_reader(sock)
+            sock.close()
+        if self._clock is not None:
+            self._clock.cancel()
         if self._wakeup is not None:
             self._wakeup.cancel()
 
@@ -117,8 +122,8 @@ class Driver:
 
     async def settled(self) -> None:
         """Wait until the kernel has answered all that was asked of it."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._asked:
+            await asyncio.wait(self._asked)
 
     def _read(self, sock: socket.socket, on_received: Callable[[Received], None]) -> None:
         for received in read_datagrams(sock, sock.getsockname()[1]):
@@ -135,13 +140,16 @@ class Driver:
         if not changes:
             self._changed(effect, rest)
             return
-        task = asyncio.ensure_future(self._apply(effect, changes, rest))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        asked = asyncio.ensure_future(self._rules.apply(changes))
+        self._asked.add(asked)
+        asked.add_done_callback(partial(self._answered, effect, rest))
 
-    async def _apply(self, effect: ChangeRules, changes: list[Change], rest: list[Effect]) -> None:
+    def _answered(
+        self, effect: ChangeRules, rest: list[Effect], asked: asyncio.Future[None]
+    ) -> None:
+        self._asked.discard(asked)
         try:
-            await self._rules.apply(changes)
+            asked.result()
         except KernelError as error:
             _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
             if effect.put:
@@ -205,4 +213,5 @@ class Driver:
 
     def _set_clock(self) -> None:
         self.deliver(ClockSet(time.time() - time.monotonic()))
-        asyncio.get_running_loop().call_later(CLOCK_CHECK_S, self._set_clock)
+        loop = asyncio.get_running_loop()
+        self._clock = loop.call_later(CLOCK_CHECK_S, self._set_clock)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 
 import structlog
 
@@ -37,13 +38,13 @@ from .control_types import (
     WhyRequest,
 )
 from .driver import Driver
-from .errors import WaysideError
+from .errors import ConfigError, WaysideError
 from .eventlog import EventLog
 from .helper_client import GateSetup, Helper
 from .keyfile import read_key
 from .local_addresses import LocalAddresses
 from .policy_file import load_policy
-from .privilege import drop_all
+from .privilege import check_enough, drop_all
 from .refusals import Refusals, code_of
 from .secret import boot_secret
 from .service import until_told
@@ -56,18 +57,30 @@ CONNECTIONS_MAX = 262_144
 CONNECTIONS_PER_NETWORK_MAX = 131_072
 """One /24 or /64 gets half of the table at the most."""
 
+ROUTING = (
+    Path("/proc/sys/net/ipv4/ip_forward"),
+    Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+)
+
 _log = structlog.get_logger()
 
 
 class GateDaemon:
     """A gate, its helper, its control socket."""
 
-    def __init__(self, config: GateConfig, key: SigningKey, secret: bytes, helper: Helper) -> None:
+    def __init__(
+        self,
+        config: GateConfig,
+        key: SigningKey,
+        secret: bytes,
+        helper: Helper,
+        sides: dict[int, str],
+    ) -> None:
         self.config = config
         self.started = time.monotonic()
         self.refusals = Refusals()
         self._helper = helper
-        self._sides: dict[int, str] = {}
+        self._sides = sides
         self._local = LocalAddresses()
         self._log = EventLog(config.paths.log, config.name, "gate")
         box = TokenBox(key.public, secret, os.urandom)
@@ -84,9 +97,6 @@ class GateDaemon:
         setup = GateSetup(config.inside, config.outside, config.lifetime_s, config.listen)
         await self._helper.setup_gate(setup)
         sockets = await self._helper.open_sockets("gate", config.listen)
-        for interface in (*config.inside, *config.outside):
-            side = "inside" if interface in config.inside else "outside"
-            self._sides[socket.if_nametoindex(interface)] = side
         found = self.gate.restore(_left(await self._helper.rules()), time.monotonic())
         if found:
             self._log.write("daemon.recovered", connections=found)
@@ -99,8 +109,8 @@ class GateDaemon:
     async def stop(self) -> None:
         """Stop listening; the kernel keeps its rules."""
         if self._driver is not None:
-            self._driver.stop()
             await self._driver.settled()
+            self._driver.stop()
         self._helper.close()
         self._log.close()
 
@@ -232,18 +242,46 @@ def _left(rules: list[InstalledRule]) -> list[tuple[Rule, float]]:
     return [(installed.rule, installed.expires_s or 0.0) for installed in rules]
 
 
+def sides_of(config: GateConfig) -> dict[int, str]:
+    """The side of each interface by its index. Raises ConfigError for one that is not there."""
+    sides: dict[int, str] = {}
+    for side, interfaces in (("inside", config.inside), ("outside", config.outside)):
+        for interface in interfaces:
+            try:
+                sides[socket.if_nametoindex(interface)] = side
+            except OSError as error:
+                there = ", ".join(name for _, name in socket.if_nameindex())
+                raise ConfigError(
+                    f"`{side}` names {interface!r}, and there is no such interface",
+                    why=f"there are {there}",
+                    hint="`ip -br link` lists them",
+                ) from error
+    return sides
+
+
+def warn_if_not_routing() -> None:
+    """A gate lets packets through; forwarding them is the kernel's part, and off by default."""
+    for path in ROUTING:
+        if path.exists() and path.read_text().strip() == "0":
+            name = ".".join(path.parts[3:])
+            _log.warning("this machine does not forward packets", hint=f"sysctl -w {name}=1")
+
+
 async def run_gate(config: GateConfig) -> int:
     """Run a gate until SIGTERM or SIGINT. Raises WaysideError when it cannot start."""
+    check_enough()
     key = read_key(config.paths.key)
+    sides = sides_of(config)
     config.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret = boot_secret(config.paths.state / "gate.secret")
     helper = Helper.start()
     drop_all()
     check_crypto()
-    daemon = GateDaemon(config, key, secret, helper)
+    daemon = GateDaemon(config, key, secret, helper, sides)
     await daemon.start()
     control = ControlServer(config.paths.socket, daemon.answer)
     await control.start()
+    warn_if_not_routing()
     _log.info("ready", name=config.name, inside=config.inside, outside=config.outside)
     await until_told(daemon.reload)
     await control.stop()

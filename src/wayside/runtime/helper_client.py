@@ -136,18 +136,19 @@ class Helper:
         named = dict(zip(done.sockets, opened, strict=True))
         return Sockets(**named) if role == "host" else SignalingSockets(**named)
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Make all these changes or none, with whatever others want at the time.
+    def apply(self, changes: Sequence[Change]) -> asyncio.Future[None]:
+        """Make all these changes or none, with whatever others want at the time; to be awaited.
 
-        Raises KernelError when the kernel refuses these.
+        Raises KernelError (when awaited) when the kernel refuses these.
         """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not changes:
-            return
-        done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
         self._waiting.append(_Waiting(changes, done))
         if self._drain is None or self._drain.done():
             self._drain = asyncio.ensure_future(self._drain_waiting())
-        await done
+        return done
 
     async def rules(self) -> list[InstalledRule]:
         """All rules that are in force. Raises KernelError."""

@@ -23,7 +23,7 @@ from .helper_client import Helper
 from .host_control import HostControl
 from .keyfile import read_certificate, read_key
 from .policy_file import load_policy
-from .privilege import drop_all
+from .privilege import check_enough, drop_all
 from .secret import boot_secret
 from .service import until_told
 from .store import Store
@@ -38,6 +38,7 @@ _log = structlog.get_logger()
 
 async def run_host(config: HostConfig) -> int:
     """Run a host's agent until SIGTERM or SIGINT. Raises WaysideError when it cannot start."""
+    check_enough()
     key = read_key(config.paths.key)
     store = Store(config.paths.state, "host")
     secret = boot_secret(config.paths.state / "host.secret")

@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from .errors import WaysideError
+
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13
 
 _VERSION_3 = 0x20080522
@@ -54,6 +56,18 @@ def keep_only(kept: Iterable[int]) -> None:
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     if effective() != keep:
         raise OSError(errno.EPERM, "the kernel left capabilities that were given up")
+
+
+def check_enough() -> None:
+    """Raise WaysideError unless a helper started now could do its work."""
+    wanted = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    if effective() & wanted != wanted:
+        raise WaysideError(
+            "a daemon needs CAP_NET_ADMIN and CAP_NET_RAW to start its helper",
+            why=f"user {os.geteuid()} has not got them here",
+            hint="sudo, a systemd unit, or a network namespace of your own: unshare -Urnm",
+            code="WS-1004",
+        )
 
 
 def effective() -> int:

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from wayside.core.address import IP, Address, canonical_ip
@@ -71,10 +72,14 @@ def send(sockets: dict[int, socket.socket], data: bytes, to: Address) -> bool:
 def _address(host: str, port: int) -> Address | None:
     """A link-local sender has a zone; nothing of ours is addressed to one."""
     try:
-        ip: IP = IPv6Address(host) if ":" in host else IPv4Address(host)
-        return Address(ip, port)
+        return Address(_read_ip(host), port)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=4096)  # reading one takes 2 us
+def _read_ip(host: str) -> IP:
+    return IPv6Address(host) if ":" in host else IPv4Address(host)
 
 
 def _addressed_to(
