@@ -1,29 +1,33 @@
 """Puts the rules of many connections into a node's table, as its own agent would.
 
-    python fill.py host OWN_V4 OWN_V6 WIRE COUNT
-    python fill.py gate INSIDE OUTSIDE LIFETIME_S WIRE COUNT
+    python fill.py prepare FILE host OWN_V4 OWN_V6 WIRE COUNT
+    python fill.py prepare FILE gate LIFETIME_S WIRE COUNT
+    python fill.py load FILE
 
-It finds the table that the running daemon has made, and adds two rules for each connection (out
-and in at a host, both directions at a gate) by the same data plane and transactions. Addresses of
-the other connections' peers are made up, in the family of WIRE; their ports go round.
+Two rules for each connection (out and in at a host, both directions at a gate), in the words and
+in transactions of the size that the daemons' helper uses; but its words are prepared once and
+loaded again and again. Addresses of the other connections' peers are made up, in the family of
+WIRE; their ports go round.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from itertools import islice
+from pathlib import Path
+
+import nftables
 
 from wayside.core.address import IP, Address, Flow, Transport
-from wayside.core.constants import SIGNALING_PORT
 from wayside.core.rule import Action, Cid, Rule
-from wayside.kernel.apply import NftDataPlane
-from wayside.kernel.nft import Role
+from wayside.kernel.names import CHANGES_MAX
+from wayside.kernel.nft import Role, compile_changes
 from wayside.kernel.plan import Put
-from wayside.kernel.skeleton import gate_skeleton, host_skeleton
 from wayside.runtime.config import IPV6_PREFIX
 
+NOTE = "0 120 https lab-may"
 PORT = 443
 PORTS_FROM, PORTS_EACH = 1024, 50_000
 """Source ports of the made-up connections; after so many comes the next peer."""
@@ -46,46 +50,49 @@ def flows(wire: IP, own: IP, count: int) -> Iterator[tuple[Cid, Flow, Flow]]:
         )
 
 
-def fill_host(own_v4: str, own_v6: str, wire: str, count: str) -> None:
+def host_rules(own_v4: str, own_v6: str, wire: str, count: str) -> tuple[Role, list[Rule]]:
     """Two rewriting rules a connection."""
     own = {4: ip_address(own_v4), 6: ip_address(own_v6)}
-    plane = NftDataPlane()
-    role = Role(own=frozenset(own.values()))
-    plane.setup(role, host_skeleton(str(IPV6_PREFIX), SIGNALING_PORT))
     here = ip_address(wire)
-    puts: list[Put] = []
+    rules: list[Rule] = []
     for cid, outside, inside in flows(here, own[here.version], int(count)):
         back, home = outside.reversed(), inside.reversed()
-        puts.append(Put(Rule(cid, inside, Action.REWRITE, outside, note="https")))
-        puts.append(Put(Rule(cid, back, Action.REWRITE, home, note="https")))
-    plane.apply(puts)
+        rules.append(Rule(cid, inside, Action.REWRITE, outside, note="https"))
+        rules.append(Rule(cid, back, Action.REWRITE, home, note="https"))
+    return Role(own=frozenset(own.values())), rules
 
 
-def fill_gate(inside: str, outside: str, lifetime: str, wire: str, count: str) -> None:
+def gate_rules(lifetime: str, wire: str, count: str) -> tuple[Role, list[Rule]]:
     """Two pinholes a connection, which packets renew."""
     lifetime_s = float(lifetime)
-    plane = NftDataPlane()
-    plane.setup(
-        Role(lifetime_s=lifetime_s), gate_skeleton([inside], [outside], lifetime_s, SIGNALING_PORT)
-    )
     here = ip_address(wire)
-    plane.apply(
-        [
-            Put(Rule(cid, match, Action.ACCEPT, None, lifetime_s, True, "0 120 https lab-may"))
-            for cid, flow, _ in flows(here, here, int(count))
-            for match in (flow, flow.reversed())
-        ]
-    )
+    return Role(lifetime_s=lifetime_s), [
+        Rule(cid, match, Action.ACCEPT, None, lifetime_s, True, NOTE)
+        for cid, flow, _ in flows(here, here, int(count))
+        for match in (flow, flow.reversed())
+    ]
+
+
+def load(path: Path) -> None:
+    """Put what was prepared into the table of the network namespace that we are in."""
+    nft = nftables.Nftables()
+    with path.open() as lines:
+        while batch := "".join(islice(lines, CHANGES_MAX)):
+            code, _, error = nft.cmd(batch)
+            if code:
+                sys.exit(error)
 
 
 def main() -> None:
-    """Fill one table and say how long it took."""
-    started = time.monotonic()
-    if sys.argv[1] == "host":
-        fill_host(*sys.argv[2:])
-    else:
-        fill_gate(*sys.argv[2:])
-    sys.stdout.write(f"filled in {time.monotonic() - started:.2f} s\n")
+    """Prepare or load."""
+    what, file, *words = sys.argv[1:]
+    if what == "load":
+        load(Path(file))
+        return
+    make = host_rules if words.pop(0) == "host" else gate_rules
+    role, rules = make(*words)
+    text, _ = compile_changes([Put(rule) for rule in rules], {}, role)
+    Path(file).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ class Load:
         self.latencies_s: list[float] = []
         self._started: dict[Cid, float] = {}
 
+    def close(self) -> None:
+        """Give the ports back."""
+        self._near_socket.close()
+        self._far_socket.close()
+
     def prepare(self, count: int) -> list[Asked]:
         """So many OPENs, each for a 5-tuple of its own."""
         made: list[Asked] = []

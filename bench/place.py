@@ -60,7 +60,8 @@ class Bench:
         daemons = self.daemons
         host = daemons.host(client, lifetime_s=lifetime_s)
         peer = daemons.host(server, services, lifetime_s=lifetime_s)
-        gate = daemons.gate(middle, inside=client, outside=server, policy=ALLOW_LAB)
+        sides = {"inside": client, "outside": server}
+        gate = daemons.gate(middle, **sides, policy=ALLOW_LAB, lifetime_s=lifetime_s)
         daemons.start()
         return Line(host, gate, peer, {f: host.address(peer.name, f) for f in (4, 6)})
 

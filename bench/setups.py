@@ -55,10 +55,16 @@ class Site:
 
     def spent_s(self) -> tuple[float, float]:
         """CPU seconds of the gate's process and of its helper so far."""
+        gate, helper = self.pids
+        return _cpu_s(gate), _cpu_s(helper)
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The processes of the gate and of its helper."""
         assert self.gate.process is not None
         pid = self.gate.process.popen.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return _cpu_s(pid), sum(_cpu_s(int(child)) for child in children)
+        return pid, int(children[0])
 
     def in_kernel(self) -> int:
         """Connections that have lasting rules, both ways, in the kernel."""

@@ -23,7 +23,7 @@ from pair import (
     message_of,
 )
 from wayside.core import admission
-from wayside.core.address import Address
+from wayside.core.address import Address, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota, Spent, prefix_of
 from wayside.core.codec import Header
 from wayside.core.effects import ChangeRules, Dropped, Effect, SendDatagram
@@ -226,7 +226,10 @@ def test_only_so_many_answered_opens_are_known() -> None:
 def everything() -> list[tuple[bytes, Address]]:
     """One of each datagram that is ever sent, by anyone in three worlds, and some made up."""
     worlds = [
-        Pair(1, data=b"question", answer=b"a" * 400).open().run(45).close(),
+        Pair(1, data=b"question", answer=b"a" * 400, transport=Transport.UDP)
+        .open()
+        .run(45)
+        .close(),
         Pair(0).open().close("s"),
         Pair(1, gate_policy=CHALLENGE).open(),
         Pair(1, gate_policy=REJECT).open(),

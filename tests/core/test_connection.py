@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
@@ -265,7 +266,7 @@ def test_the_first_datagram_rides_on_open_and_its_answer_on_accept(gates: int) -
 
 def test_an_application_that_says_nothing_delays_accept_by_30_ms() -> None:
     """R-5.2.5."""
-    pair = Pair(data=b"question").open()
+    pair = Pair(data=b"question", transport=Transport.UDP).open()
     accept = pair.last(Accept)
     assert accept.at - pair.wire[0].at == pytest.approx(0.031)
     assert pair.is_up
@@ -274,7 +275,7 @@ def test_an_application_that_says_nothing_delays_accept_by_30_ms() -> None:
 @pytest.mark.parametrize("size", [0, 1, 400, 512, 513, 2000, 60_000])
 def test_data_that_does_not_fit_is_left_to_go_the_usual_way(size: int) -> None:
     """R-5.1.5: at most 512 bytes, and `carried` says whether it went."""
-    pair = Pair(2, data=bytes(size), answer=bytes(size)).open()
+    pair = Pair(2, data=bytes(size), answer=bytes(size), transport=Transport.UDP).open()
     assert pair.is_up
     carried = [report.carried for report in pair.seen(ReportOpened, "c")]
     assert carried == [bool(pair.seen(DeliverData, "s"))]
@@ -283,7 +284,7 @@ def test_data_that_does_not_fit_is_left_to_go_the_usual_way(size: int) -> None:
 
 def test_data_that_rides_is_delivered_once_when_open_comes_twice() -> None:
     """R-5.1.5, R-5.2.1."""
-    pair = Pair(data=b"question", answer=b"answer")
+    pair = Pair(data=b"question", answer=b"answer", transport=Transport.UDP)
     pair.copy[Open] = 3
     pair.open()
     assert len(pair.seen(DeliverData, "s")) == 1
@@ -310,6 +311,31 @@ def test_hosts_without_virtual_addresses_rewrite_nothing() -> None:
     assert {flow.destination.port for flow in pair.kernel["g1"]} == {8443, 40000}
     pair.close().run(30)
     assert pair.c._by_wire == pair.c._by_local == pair.s._by_wire == {}  # nothing is left behind
+
+
+@pytest.mark.parametrize("virtual", [True, False])
+@pytest.mark.parametrize("wished", [0, 22, 443, 8443, 65535])
+def test_packets_go_to_the_port_of_the_application_whatever_was_wished(
+    wished: int, virtual: bool
+) -> None:
+    """R-5.1.10, R-6.2: on the wire and in the gate's rules; the asking socket keeps its wish."""
+    pair = Pair(1, server=make_host("s", virtual=virtual))
+    asked = pair.request()
+    wish = asked.wire.destination.with_port(wished)
+    local = replace(asked.local, destination=asked.local.destination.with_port(wished or 443))
+    pair.open(wire=replace(asked.wire, destination=wish), local=local)
+    assert pair.is_up
+    wire = replace(asked.wire, destination=wish.with_port(8443))
+    client, server = pair.connection("c").agreement, pair.connection("s").agreement
+    assert client.wire == server.wire.reversed() == wire
+    assert client.local == local
+    assert server.local.source.port == 8443
+    assert set(pair.kernel["g1"]) == {wire, wire.reversed()}
+    assert pair.kernel["c"][local].rewrite == wire
+    assert pair.kernel["c"][wire.reversed()].rewrite == local.reversed()
+    pair.run(45)
+    assert pair.is_up
+    assert pair.connection("c").agreement == client
 
 
 def test_a_connection_of_no_transport_makes_no_rules() -> None:

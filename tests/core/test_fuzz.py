@@ -29,7 +29,7 @@ from pair import (
     message_of,
     snapshot,
 )
-from wayside.core.address import Address
+from wayside.core.address import Address, Transport
 from wayside.core.admission import Budget
 from wayside.core.codec import DecodeError
 from wayside.core.connection import State
@@ -57,6 +57,11 @@ class Target:
     stock: list[DatagramReceived]
 
 
+def asking() -> Pair:
+    """A world with a gate, whose first datagram rides on OPEN and is answered on ACCEPT."""
+    return Pair(1, data=b"question", answer=b"answer", transport=Transport.UDP)
+
+
 def targets() -> list[Target]:
     """All machines in the states in which they have something to lose."""
     made: list[Target] = []
@@ -68,7 +73,7 @@ def targets() -> list[Target]:
         ("connected", None, "s"),
         ("live", None, "g1"),
     ):
-        pair = unlimited(Pair(1, data=b"question", answer=b"answer"))
+        pair = unlimited(asking())
         if lost is not None:
             pair.lose[lost] = 100
         pair.open(0.2)
@@ -102,7 +107,7 @@ def expect(pair: Pair, node: str, name: str) -> None:
 
 def target(name: str, pair: Pair, node: str) -> Target:
     """A node of a world, and everything that was said in a whole life of its twin."""
-    twin = unlimited(Pair(1, data=b"question", answer=b"answer")).open().run(45).close()
+    twin = unlimited(asking()).open().run(45).close()
     twin.c.answering.policy = twin.s.answering.policy = REJECT
     twin.cid = pair.cid
     twin.run(20).open()
@@ -273,7 +278,6 @@ def nonsense(random: object, to_key: bytes, number: int) -> bytes:
     """An OPEN whose terms are well formed, signed, and mean nothing good."""
     from random import Random
 
-    from wayside.core.address import Transport
     from wayside.core.messages import Hop
     from wayside.core.rule import Cid
 

@@ -431,7 +431,9 @@ def test_junk_for_a_known_connection_does_not_make_the_table_of_deadlines_grow()
 
 def test_data_of_an_open_that_is_refused_reaches_no_application() -> None:
     """R-5.1.5: delivered on allowing the OPEN, not before."""
-    pair = Pair(server=make_host("s", policy=REJECT), data=b"question").open()
+    pair = Pair(
+        server=make_host("s", policy=REJECT), data=b"question", transport=Transport.UDP
+    ).open()
     assert pair.seen(DeliverData) == []
     assert pair.c.connections == {}
 
@@ -452,7 +454,7 @@ def test_data_on_an_open_of_an_unlikely_time_is_not_delivered() -> None:
     """R-5.1.2, R-5.1.5: a proof shows who asks now, not that the OPEN is of now."""
     from pair import at_clock
 
-    pair = Pair(data=b"question")
+    pair = Pair(data=b"question", transport=Transport.UDP)
     at_clock(pair.s, EPOCH_S + 3600)
     pair.open()
     assert pair.is_up
@@ -463,7 +465,7 @@ def test_data_on_an_open_of_an_unlikely_time_is_not_delivered() -> None:
 @pytest.mark.parametrize("wait_s", [0, 4, 20, 110])
 def test_an_open_is_taken_once_while_its_time_is_likely(wait_s: float) -> None:
     """R-5.9.4, R-7.7: a copy, after its connection was closed and forgotten, delivers no data."""
-    pair = Pair(data=b"question").open(0.5)
+    pair = Pair(data=b"question", transport=Transport.UDP).open(0.5)
     replay = pair.last(Open)
     pair.s.context.epoch_s -= wait_s  # the time still fits
     pair.close().run(wait_s)

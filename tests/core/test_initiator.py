@@ -9,7 +9,7 @@ import pytest
 
 from pair import STRANGER, Pair, body_of, hops_of, make_host, message_of, reasons, snapshot
 from wayside.core import constants as c
-from wayside.core.address import Address
+from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body, encode_body
 from wayside.core.connection import State
 from wayside.core.crypto import SigningKey
@@ -331,7 +331,7 @@ def test_stop_and_what_an_initiator_does_not_take_are_dropped() -> None:
 
 def test_a_peer_whose_key_is_no_key_just_does_not_answer() -> None:
     """R-4.4: data cannot be sealed to a key that is no point; nothing is raised."""
-    pair = Pair(data=b"question")
+    pair = Pair(data=b"question", transport=Transport.UDP)
     pair.open(10, peer=PeerIdentity(b"\xff" * 32))
     (refused,) = pair.seen(ReportRefused)
     assert refused.code in (0, Code.BAD_IDENTITY)

@@ -6,14 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pair import STRANGER, make_open
+from pair import EPOCH_S, STRANGER, make_open
 from wayside.core import constants as c
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.crypto import SigningKey
+from wayside.core.errors import DropReason
 from wayside.core.events import MessageReceived
+from wayside.core.identity import Names
 from wayside.core.messages import Code, Hop, Open, Reject, RejectTerms, decode
-from wayside.core.opening import Refusal, cut, is_agreed, is_sound, open_hash, read_refusal, refuse
+from wayside.core.opening import (
+    CheckedOpen,
+    Refusal,
+    check_open,
+    cut,
+    is_agreed,
+    is_sound,
+    open_hash,
+    read_refusal,
+    refuse,
+)
 from wayside.core.rule import Cid
 
 HERE, THERE = Address.parse("192.0.2.1:1"), Address.parse("198.51.100.2:443")
@@ -54,6 +66,32 @@ def test_a_sound_flow_has_unicast_ends_and_ports_where_there_are_any(
     """R-2.6."""
     flow = Flow(transport, Address.parse(source), Address.parse(destination))
     assert (is_sound(flow), is_agreed(flow)) == (sound, agreed)
+
+
+@pytest.mark.parametrize("seq", [0, 2, 2**64 - 2])
+@pytest.mark.parametrize("transport", Transport)
+@pytest.mark.parametrize("proved", [False, True])
+def test_data_rides_on_the_first_open_of_a_udp_flow_and_on_no_other(
+    transport: Transport, seq: int, proved: bool
+) -> None:
+    """R-5.1.5: elsewhere the OPEN is no OPEN, whoever signed it and whenever; without, it is."""
+    ports = (0, 0) if transport is Transport.NONE else (1, 443)
+    ends = HERE.with_port(ports[0]), THERE.with_port(ports[1])
+
+    def checked(sealed: bytes, ago_s: float = 0.0) -> CheckedOpen | DropReason:
+        data = make_open(
+            STRANGER, bytes(32), *ends, cid=CID, seq=seq, transport=transport, sealed=sealed
+        )
+        event = received(data, proved=proved)
+        assert isinstance(event.message, Open)
+        return check_open(event, event.message, Names({}), EPOCH_S + 100 + ago_s)
+
+    assert isinstance(checked(b""), CheckedOpen)
+    if transport is Transport.UDP and seq == 0:
+        assert isinstance(checked(bytes(17)), CheckedOpen)
+    else:
+        assert checked(bytes(17)) is DropReason.MALFORMED
+        assert checked(bytes(17), ago_s=3600.0) is DropReason.MALFORMED
 
 
 def test_an_open_is_named_by_its_header_and_terms_and_not_by_its_proofs() -> None:

@@ -372,7 +372,7 @@ def test_a_peer_cannot_have_a_refresh_answered_to_a_victim_more_than_it_sent() -
 
 def test_a_late_answer_of_the_application_goes_the_usual_way() -> None:
     """R-5.2.5: after ACCEPT left, or at an end that never waited."""
-    pair = Pair(data=b"question").open()
+    pair = Pair(data=b"question", transport=Transport.UDP).open()
     for node in ("c", "s"):
         before = snapshot(pair.nodes[node])
         assert pair.tell(node, DataAnswered(pair.cid, b"late")) == []
@@ -389,6 +389,7 @@ def test_data_that_was_sealed_to_somebody_else_is_dropped_with_its_open() -> Non
         pair.own["c"][0].with_port(40000),
         pair.own["s"][0].with_port(443),
         cid=pair.cid,
+        transport=Transport.UDP,
         sealed=bytes(64),
     )
     unmoved(pair, data, DropReason.SIGNATURE, pair.own["c"][0])

@@ -317,7 +317,7 @@ def test_a_connection_without_packets_has_no_ports() -> None:
 
 @pytest.mark.parametrize("port", [0, 7, 22, 65535])
 def test_the_service_is_asked_for_and_the_responder_names_the_port(port: int) -> None:
-    """R-5.1.10, R-5.2.2: it does not rewrite, so the port is that of its application."""
+    """R-5.1.10, R-5.2.2: the port of its application, whatever was wished."""
     world = World(Plan(Transport.TCP, data=b"", port=port))
     world.open()
     agreed = cbor2.loads(body_of([one.data for one in world.sent if one.data[4] == 2][-1])[1])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 
-from pair import STRANGER, Pair, make_open
+from pair import STRANGER, Pair, body_of, make_host, make_open, snapshot
 from wayside.core import virtual
 from wayside.core.address import Address
+from wayside.core.codec import decode_body
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import Dropped, SendDatagram
-from wayside.core.messages import Code, Reject, RejectTerms
+from wayside.core.messages import Code, Hop, Reject, RejectTerms
 from wayside.core.rule import Cid
 from wayside.core.virtual import DEFAULT_V6_PREFIX, OWN_V4, V4_PREFIX, VirtualAddresses
 
@@ -33,6 +34,71 @@ def test_the_ipv6_address_follows_from_the_key_everywhere() -> None:
     assert mine.of(ALICE, 6) == theirs.own(6)
     assert mine.of(ALICE, 6) in IPv6Network(DEFAULT_V6_PREFIX)
     assert mine.key_of(mine.of(ALICE, 6)) == ALICE
+
+
+@pytest.mark.parametrize(
+    ("ip", "covered"),
+    [
+        ("198.17.255.255", False),
+        ("198.18.0.0", True),
+        ("198.18.0.1", True),
+        ("198.19.255.255", True),
+        ("198.20.0.0", False),
+        ("fd77:6179:7363:ffff:ffff:ffff:ffff:ffff", False),
+        ("fd77:6179:7364::", True),
+        ("fd77:6179:7364:ffff:ffff:ffff:ffff:ffff", True),
+        ("fd77:6179:7365::", False),
+        ("::198.18.0.1", False),
+    ],
+)
+def test_virtual_addresses_are_those_of_the_two_prefixes(ip: str, covered: bool) -> None:
+    """R-6.3: the last one outside, the first and the last one inside."""
+    addresses = VirtualAddresses(ME)
+    assert addresses.covers(ip_address(ip)) is covered
+    prefixes = (ip_network(V4_PREFIX), ip_network(DEFAULT_V6_PREFIX))
+    assert any(ip_address(ip) in prefix for prefix in prefixes) is covered
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_whatever_is_given_out_is_covered(family: int) -> None:
+    """R-6.3: also under a prefix of one's own."""
+    addresses = VirtualAddresses(ME, "fd00:1:2::/48")
+    for ip in (addresses.own(family), addresses.of(ALICE, family), addresses.lend(BOB, family)):
+        assert addresses.covers(ip)
+    assert not addresses.covers(VirtualAddresses(ME).own(6))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("source", ["198.18.0.2:1", "198.19.255.255:1", "fd77:6179:7364::1"])
+def test_nobody_comes_from_an_address_inside_a_host(source: str, gated: bool) -> None:
+    """R-6.3: REJECT 3, and nothing is kept; also when a hop speaks for whoever sent it."""
+    here = Address.parse(source) if "." in source else Address.parse(f"[{source}]:1")
+    pair = Pair(family=here.family)
+    data = make_open(
+        STRANGER,
+        pair.s.context.key.public,
+        here,
+        pair.own["s"][0].with_port(443),
+        cid=pair.cid,
+        hops=(Hop(bytes(32), 1, 1, b""),) if gated else (),
+    )
+    before = snapshot(pair.s)
+    came_from = pair.own["c"][0] if gated else here.with_port(4747)
+    (refused,) = pair.inject("s", data, came_from)
+    assert isinstance(refused, SendDatagram)
+    terms = decode_body(RejectTerms, body_of(refused.data, Reject).signed)
+    assert (terms.code, terms.reason) == (Code.BAD_ADDRESS, "an address inside a host")
+    assert snapshot(pair.s) == before
+
+
+def test_a_host_without_virtual_addresses_knows_no_such_ranges() -> None:
+    """R-6.3: RFC 2544's addresses are as good as any where nobody rewrites."""
+    pair = Pair(server=make_host("s", virtual=False))
+    here = Address.parse("198.18.0.2:1")
+    there = pair.own["s"][0].with_port(443)
+    data = make_open(STRANGER, pair.s.context.key.public, here, there, cid=pair.cid)
+    pair.inject("s", data, here.with_port(4747))
+    assert set(pair.s.connections) == {pair.cid}
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -109,9 +175,6 @@ def test_no_crowd_of_strangers_uses_the_addresses_up(monkeypatch: pytest.MonkeyP
 
 def test_the_eleventh_stranger_is_told_that_we_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """R-5.1.8: and nothing is held for whoever was refused."""
-    from pair import body_of
-    from wayside.core.codec import decode_body
-
     monkeypatch.setattr(virtual, "LENT_MAX", 0)
     pair = Pair()
     there = pair.own["s"][0].with_port(443)

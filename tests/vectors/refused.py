@@ -199,12 +199,20 @@ def _bad_opens(world: World) -> Iterator[Case]:
     yield Case("a v4-mapped address", OPEN_AT_GATE, remade(mapped), DropReason.MALFORMED)
     stranger = remade(terms, key("somebody else"))
     yield Case("signed by somebody else", OPEN_AT_GATE, stranger, DropReason.SIGNATURE)
+    dataless = remade(replace(terms, sealed=b""))
     for name, at in (("seq", 15), ("cid", 31)):
-        data = bytearray(world.sent[0].data)
+        data = bytearray(dataless)
         data[at] ^= 1
         yield Case(
             f"another {name} than was signed", OPEN_AT_GATE, bytes(data), DropReason.SIGNATURE
         )
+    for name, new in (
+        ("TCP", replace(terms, transport=Transport.TCP)),
+        ("MPTCP", replace(terms, transport=Transport.MPTCP)),
+        ("no transport", replace(none, source=_portless(terms.source),
+         destination=_portless(terms.destination))),
+    ):  # fmt: skip
+        yield Case(f"data on an OPEN for {name}", OPEN_AT_GATE, remade(new), DropReason.MALFORMED)
     no_key = replace(terms, from_key=bytes(32))
     yield Case("from a key of small order", OPEN_AT_GATE, remade(no_key), DropReason.SIGNATURE)
     udp = replace(terms, transport=Transport.UDP, source=terms.source.with_port(4747))
@@ -336,10 +344,18 @@ def _bad_refreshes(world: World) -> Iterator[Case]:
         other_terms = m.Open(signed, _sign(key("initiator"), header, signed), message.hops, proof)
         data = m.padded(header, other_terms)
         yield Case(f"a refresh with another {name}", step, data, DropReason.STALE)
+    signed = encode_body(replace(terms, sealed=bytes(20)))
+    proof = mac(_first_key(world), header.signing, signed)
+    laden = m.Open(signed, _sign(key("initiator"), header, signed), message.hops, proof)
+    yield Case("a refresh with data", step, m.padded(header, laden), DropReason.MALFORMED)
     first = m.decode(world.sent[1].data)[0]
     signed = encode_body(replace(terms, sealed=b""))
     changed = m.Open(signed, _sign(key("initiator"), first, signed), message.hops)
     yield Case("an OPEN with a seq that is taken", step, m.padded(first, changed), DropReason.STALE)
+
+
+def _portless(address: Address) -> Address:
+    return address.with_port(0)
 
 
 def some_cid(name: str) -> Cid:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextlib import aclosing
 from pathlib import Path
 
@@ -171,12 +172,20 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _join_terminal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Stdin to the writer, the reader to stdout; over when the other end has said all it has."""
+    """Stdin to the writer, the reader to stdout; over when both ends have said all they have.
+
+    Stdout is closed as soon as the other end is done, so that who reads it (ssh) knows; only a
+    person at a terminal is not asked for the end of their input then.
+    """
     outgoing = asyncio.create_task(_send_stdin(writer))
     try:
         while data := await reader.read(CHUNK_BYTES):
             # In a thread: stdout may block, and must not hold up what we send.
             await asyncio.to_thread(_write_all, sys.stdout.fileno(), data)
+        if not sys.stdin.isatty():
+            _close_stdout()
+            with suppress(ConnectionError):
+                await outgoing
     finally:
         outgoing.cancel()
         await asyncio.gather(outgoing, return_exceptions=True)
@@ -205,6 +214,14 @@ async def _read_ready(fd: int) -> bytes:
     finally:
         loop.remove_reader(fd)
     return os.read(fd, CHUNK_BYTES)
+
+
+def _close_stdout() -> None:
+    """Let the reader of our stdout see its end, and keep the descriptor in use."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -211,8 +211,7 @@ class Host:
         terms = opened.terms
         port = 0 if terms.transport is Transport.NONE else port
         peer = PeerIdentity(terms.from_key, opened.from_name or "", terms.from_certificate)
-        wire_port = terms.destination.port if self.virtual and terms.destination.port else port
-        wire = Flow(terms.transport, terms.destination.with_port(wire_port), terms.source)
+        wire = Flow(terms.transport, terms.destination.with_port(port), terms.source)
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")

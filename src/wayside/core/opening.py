@@ -56,6 +56,8 @@ def check_open(
         return DropReason.MALFORMED
     if not is_sound(flow):
         return DropReason.ADDRESS
+    if terms.sealed and (terms.transport is not Transport.UDP or event.header.seq != 0):
+        return DropReason.MALFORMED
     if abs(terms.time_s - unix_s) > c.OPEN_TIME_WINDOW_S and not event.proved:
         return DropReason.TIME
     try:

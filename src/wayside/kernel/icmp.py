@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from wayside.core.address import Flow
 
-from .packets import ICMP, build_icmp_error, checksum, parse_flow, parse_header
+from .packets import ICMP, ICMP6, build_icmp_error, checksum, parse_flow, parse_header
 
 _V4_KINDS = frozenset({3, 11, 12})
 """Destination unreachable (code 4: fragmentation needed), time exceeded, parameter problem."""
@@ -32,6 +32,14 @@ def error_from_socket(data: bytes) -> bytes:
     if header is not None and header.protocol == ICMP and data[0] >> 4 == 4:
         return data[header.header_bytes :]
     return data
+
+
+def error_from_packet(packet: bytes) -> bytes:
+    """The ICMP message in a whole IP packet; empty when it holds something else."""
+    header = parse_header(packet)
+    if header is None or header.protocol not in (ICMP, ICMP6):
+        return b""
+    return packet[header.header_bytes : header.total_bytes]
 
 
 def translate_error(message: bytes, family: int, look_up: LookUp) -> bytes | None:

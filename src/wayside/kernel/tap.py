@@ -42,16 +42,22 @@ def inject(tap: socket.socket, packet: bytes) -> bool:
     return False
 
 
+def send_out(raw_v4: socket.socket, raw_v6: socket.socket, packet: bytes) -> bool:
+    """Send an IP packet of our own making to the network; False when it could not be."""
+    header = parse_header(packet)
+    if header is None:
+        return False
+    sock = raw_v4 if header.destination.version == 4 else raw_v6
+    with suppress(OSError):
+        sock.sendto(packet, (str(header.destination), 0))
+        return True
+    return False
+
+
 def release(raw_v4: socket.socket, raw_v6: socket.socket, packet: bytes) -> bool:
     """Send an application's packet on, now that a rule rewrites it; False when it could not be.
 
     Without a rule the kernel drops it: it does not come back to the tap.
     """
-    header, parsed = parse_header(packet), parse_packet(packet)
-    if header is None or parsed is None:
-        return False
-    sock = raw_v4 if header.destination.version == 4 else raw_v6
-    with suppress(OSError):
-        sock.sendto(with_checksum(parsed), (str(header.destination), 0))
-        return True
-    return False
+    parsed = parse_packet(packet)
+    return parsed is not None and send_out(raw_v4, raw_v6, with_checksum(parsed))

@@ -26,6 +26,7 @@ SCENARIOS = {
     "firewall-in": "wayside.lab.firewall_in",
     "firewall-reject": "wayside.lab.firewall_reject",
     "restart": "wayside.lab.restart",
+    "icmp": "wayside.lab.icmp",
 }
 """In the order of the design; `--all` runs them all."""
 

@@ -87,7 +87,9 @@ class Agent:
             _log.info("recovered from the kernel", connections=found.connections)
         by_family = {4: sockets.signaling_v4, 6: sockets.signaling_v6}
         self.driver = Driver(self.host, self.helper, by_family, self.log, self._perform)
-        self._tap = Tap(sockets, self._on_packet, self._on_ended, self._wire_to_local)
+        self._tap = Tap(
+            sockets, self._on_packet, self._on_ended, self._wire_to_local, self._local_to_wire
+        )
         self._tap.start()
         self.driver.start(self._on_received)
         self._watch = asyncio.ensure_future(self._watch_silence())
@@ -162,7 +164,11 @@ class Agent:
     def _on_packet(self, raw: bytes) -> None:
         """An application's packet that no rule rewrites. Spec: R-6.6."""
         packet = parse_packet(raw)
-        if packet is None or packet.flow.source.ip != self.virtual.own(packet.flow.family):
+        if packet is None:
+            assert self._tap is not None
+            self._tap.tell_peer(raw)
+            return
+        if packet.flow.source.ip != self.virtual.own(packet.flow.family):
             return
         flow = packet.flow
         waiting = self._room.find(flow)
@@ -226,6 +232,11 @@ class Agent:
     def _wire_to_local(self, wire: Flow) -> Flow | None:
         connection = self.host.by_wire(wire)
         return connection.agreement.local if connection else None
+
+    def _local_to_wire(self, arrived: Flow) -> Flow | None:
+        """From the 5-tuple of a peer's packet as our stack saw it to what it was on the wire."""
+        connection = self.host.by_local(arrived.reversed())
+        return connection.agreement.wire.reversed() if connection else None
 
     # --- what the machine wants of us ---
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from wayside.core.address import Flow
 from wayside.kernel.endings import ended_flows
-from wayside.kernel.icmp import error_from_socket, translate_error
-from wayside.kernel.tap import inject, read_packets, release
+from wayside.kernel.icmp import error_from_packet, error_from_socket, translate_error
+from wayside.kernel.tap import inject, read_packets, release, send_out
 
 from .helper_client import Sockets
 
@@ -26,7 +26,8 @@ class Tap:
     """Reads what the host's own stack and applications do.
 
     `on_packet`: an IP packet that no rule rewrites; `on_ended`: the local flow of a TCP socket that
-    is gone; `local_of`: from a wire flow of ours to the local one, or None.
+    is gone; `local_of`: from a wire flow of ours to the local one, or None; `wire_of`: from the
+    local flow of a peer's packets to the wire's, or None.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Tap:
         on_packet: Callable[[bytes], None],
         on_ended: Callable[[Flow], None],
         local_of: Callable[[Flow], Flow | None],
+        wire_of: Callable[[Flow], Flow | None],
     ) -> None:
         self._sockets = sockets
         self._on_packet = on_packet
         self._on_ended = on_ended
         self._local_of = local_of
+        self._wire_of = wire_of
 
     def start(self) -> None:
         """Read from now on."""
@@ -62,6 +65,13 @@ class Tap:
     def release(self, packet: bytes) -> None:
         """Send an application's packet on, now that a rule rewrites it."""
         release(self._sockets.raw_v4, self._sockets.raw_v6, packet)
+
+    def tell_peer(self, packet: bytes) -> None:
+        """Send the ICMP error that this host's own stack has for a peer, in the wire's terms."""
+        family = packet[0] >> 4
+        error = translate_error(error_from_packet(packet), family, self._wire_of)
+        if error is not None:
+            send_out(self._sockets.raw_v4, self._sockets.raw_v6, error)
 
     def _read_packets(self) -> None:
         for packet in read_packets(self._sockets.tap):
