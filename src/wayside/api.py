@@ -39,6 +39,9 @@ from wayside.runtime.errors import AgentNotRunning, NameUnknown, NoAnswer, Waysi
 from wayside.runtime.in_process import InProcess
 
 
+Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @dataclass(slots=True)
 class Connection:
     """An open connection: asyncio's streams, the socket under them, and who is at the other end.
@@ -202,11 +205,7 @@ async def _listen_by_agent(
         await queue.put(Connection(reader, writer, peer, service, rebinds=True))
 
     status = await ask_async(control, StatusRequest(limit=0), StatusReply)
-    server = await asyncio.start_server(accept, list(status.addresses), port)
-    places = {sock.getsockname()[1] for sock in server.sockets}
-    if len(places) > 1:  # any port: the same for both families
-        server.close()
-        server = await asyncio.start_server(accept, list(status.addresses), min(places))
+    server = await _serve(accept, list(status.addresses), port)
     place = server.sockets[0].getsockname()[1]
     request = ExposeRequest(service=service, port=place, allow=list(allow))
     await ask_async(control, request, Reply)
@@ -217,6 +216,17 @@ async def _listen_by_agent(
         server.close()
         with suppress(AgentNotRunning):
             await ask_async(control, UnexposeRequest(service=service), Reply)
+
+
+async def _serve(accept: Accept, hosts: list[str] | None, port: int) -> asyncio.Server:
+    """Listen on all these addresses; where any port will do (0), on the same one for all."""
+    server = await asyncio.start_server(accept, hosts, port)
+    places = {sock.getsockname()[1] for sock in server.sockets}
+    if len(places) == 1:
+        return server
+    server.close()
+    await server.wait_closed()
+    return await asyncio.start_server(accept, hosts, min(places))
 
 
 async def _listen_in_process(
@@ -237,7 +247,7 @@ async def _listen_in_process(
         peer = str(found.agreement.peer)
         await queue.put(Connection(reader, writer, peer, service, rebinds=False, on_close=tell))
 
-    server = await asyncio.start_server(accept, None, port)
+    server = await _serve(accept, None, port)
     signaling.expose(service, server.sockets[0].getsockname()[1], allow)
     try:
         while True:

@@ -6,13 +6,16 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from .options import FILE, daemon_socket, family_option, socket_option
+
+PAUSE_S = 0.5
+"""Stdin that has had nothing for so long is one that stays open, and not a file being read."""
 
 CHUNK_BYTES = 64 * 1024
 """A pipe's size on Linux: more is never read at once."""
@@ -172,30 +175,38 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _join_terminal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Stdin to the writer, the reader to stdout; over when both ends have said all they have.
+    """Stdin to the writer, the reader to stdout; over when the other end has said all it has.
 
-    Stdout is closed as soon as the other end is done, so that who reads it (ssh) knows; only a
-    person at a terminal is not asked for the end of their input then.
+    Stdout is closed then, so that who reads it (ssh) knows. What comes out of stdin without a
+    pause, such as the rest of a file, still goes out.
     """
-    outgoing = asyncio.create_task(_send_stdin(writer))
+    sent = _Sent()
+    outgoing = asyncio.create_task(_send_stdin(writer, sent))
     try:
         while data := await reader.read(CHUNK_BYTES):
             # In a thread: stdout may block, and must not hold up what we send.
             await asyncio.to_thread(_write_all, sys.stdout.fileno(), data)
-        if not sys.stdin.isatty():
-            _close_stdout()
-            with suppress(ConnectionError):
-                await outgoing
+        _close_stdout()
+        before = -1
+        while not outgoing.done() and sent.bytes != before:
+            before = sent.bytes
+            await asyncio.wait({outgoing}, timeout=PAUSE_S)
     finally:
         outgoing.cancel()
         await asyncio.gather(outgoing, return_exceptions=True)
 
 
-async def _send_stdin(writer: asyncio.StreamWriter) -> None:
+@dataclass(slots=True)
+class _Sent:
+    bytes: int = 0
+
+
+async def _send_stdin(writer: asyncio.StreamWriter, sent: _Sent) -> None:
     fd = sys.stdin.fileno()
     while data := await _read_ready(fd):
         writer.write(data)
         await writer.drain()
+        sent.bytes += len(data)
     if writer.can_write_eof():
         writer.write_eof()
 
