@@ -14,15 +14,16 @@ from tempfile import TemporaryDirectory
 
 import click
 import msgspec
-
 from figure import Document, Figure, single
 from inside import MEASURES, main_inside
 from table import show
+
+from wayside.cli.main import tell
 from wayside.lab.enclosure import Enclosure
 from wayside.runtime.errors import WaysideError
 
 HERE = Path(__file__).resolve().parent
-LIMIT_S = 180.0
+LIMIT_S = 240.0
 """A figure that takes longer hangs."""
 
 
@@ -32,7 +33,9 @@ LIMIT_S = 180.0
 @click.option(
     "--only", multiple=True, type=click.Choice(list(MEASURES)), help="Measure this one; repeatable."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Keep logs and outputs in this folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Keep logs and outputs in this folder."
+)
 def main(as_json: bool, quick: bool, only: tuple[str, ...], out: Path | None) -> None:
     """Measure wayside beside its controls, in namespaces of its own."""
     figures: list[Figure] = []
@@ -44,7 +47,7 @@ def main(as_json: bool, quick: bool, only: tuple[str, ...], out: Path | None) ->
             try:
                 figures += measure(name, quick, folder)
             except WaysideError as error:
-                click.echo(error.text(), err=True)
+                tell(error)
                 sys.exit(error.exit_code)
     if as_json:
         click.echo(msgspec.json.encode(Document(figures=figures)))

@@ -13,6 +13,7 @@ from statistics import median
 
 from figure import Figure, percentile_99, single
 from place import HERE, PORTS, Bench, Line
+
 from wayside.lab.enclosure import PYTHON
 
 REACH_MS = 5.0
@@ -20,7 +21,7 @@ PORT = PORTS[1]
 FAMILY = 4
 ONE_WAY_MS = 20.0
 REST_MS = 20.0
-"""After each connection, and two round trips more: a CLOSE has gone over both agents and the gate
+"""After each connection, and a round trip more: a CLOSE has gone over both agents and the gate
 by then, so what is timed is a first connection between quiet hosts."""
 
 BLOCK = 25
@@ -40,18 +41,18 @@ def measure_far(bench: Bench) -> Iterator[Figure]:
 def compare(bench: Bench, delay_ms: float) -> Iterator[Figure]:
     """Take turns; what a signaled connect() takes beyond twice a plain one."""
     line = bench.line(delay_ms=delay_ms)
-    rest_ms = REST_MS + 4 * delay_ms
+    rest_ms = REST_MS + 2 * delay_ms
     serving = (*PYTHON, str(HERE / "connecting.py"), "serve", str(PORT))
     line.server.node.spawn(*serving, ready="ready")
     signaled: list[float] = []
     plain: list[float] = []
-    for _ in range(bench.rounds(10, 2)):
+    for _ in range(bench.rounds(8, 2)):
         with line.asleep():
             plain += ask(line, rest_ms, virtual=False)
         signaled += ask(line, rest_ms, virtual=True)
     trip_ms = median(plain)
     for what, of in (("median", median), ("99th percentile", percentile_99)):
-        extra = of(signaled) - of(plain) - trip_ms
+        extra = of(signaled) - 2 * trip_ms
         wire = f"{2 * delay_ms:g} ms round trip" if delay_ms else "no delay"
         yield single(
             f"connect(), {wire}, {what}: beyond one more trip",

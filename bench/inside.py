@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
-
 from figure import Figure
 from place import Bench
+
 from wayside.lab.enclosure import leave_with_the_outer_process
 
 MEASURES = {

@@ -13,13 +13,14 @@ from statistics import median
 
 from figure import Figure, compared, single
 from place import PORTS, Bench, Line, in_turns
+
 from wayside.lab.world import Node, Process
 
 REACH = 0.75
 PORT = PORTS[1]
 SOURCE_PORT = 40_000
 PAYLOAD_BYTES = 64
-SHORT_S, LONG_S = 0.5, 1.0
+SHORT_S, LONG_S = 0.4, 0.8
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
@@ -29,7 +30,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     blast = Blast(bench, line)
     for family in (4, 6) if not bench.quick else (4,):
         samples = in_turns(
-            bench.rounds(9, 3),
+            bench.rounds(7, 3),
             {
                 "both": lambda family=family: blast.kpps(family, virtual=True),
                 "plain": lambda family=family: blast.plain_kpps(family),

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +72,8 @@ class Bench:
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
             raise RuntimeError("hint: apt install gcc (64-byte packets need a sender in C)")
-        done = os.spawnl(
-            *(os.P_WAIT, compiler, compiler),
-            *("-O2", "-Wall", "-o", str(program), str(HERE / f"{name}.c")),
-        )
-        if done:
-            raise RuntimeError(f"{name}.c does not compile")
+        words = (compiler, "-O2", "-Wall", "-o", str(program), str(HERE / f"{name}.c"))
+        subprocess.run(words, check=True, timeout=30)
         return program
 
 
@@ -94,7 +91,7 @@ class Line:
         return self.virtual[family] if virtual else self.server.node.address(family)
 
     @contextmanager
-    def asleep(self, *daemons: Daemon) -> Iterator[None]:
+    def asleep(self, *daemons: Daemon) -> Generator[None]:
         """The tables of these daemons are as if they were not there; none named: all."""
         chosen = daemons or (self.client, self.gate, self.server)
         for daemon in chosen:

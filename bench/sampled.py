@@ -1,8 +1,9 @@
 """The command `wayside`, watching itself: `python sampled.py COUNTS.json gate --config FILE`.
 
-From SIGUSR2 on, every millisecond of CPU time, a signal looks where the interpreter is; time inside a library counts
-for the line of ours that called it. The stack is read from the innermost frame outwards, and the
-first file that a group knows decides. Written when the daemon ends.
+From SIGUSR2 on, a signal looks where the interpreter is, each time that a little CPU time has gone
+by (1 ms, or the kernel's tick where that is longer). Time inside a library counts for the line of
+ours that called it: the stack is read from the innermost frame outwards, and the first file that a
+group knows decides. Written when the daemon ends.
 """
 
 from __future__ import annotations
@@ -63,22 +64,23 @@ def group_of(frame: FrameType | None) -> str:
 
 def main() -> None:
     """Run the command with the sampler on."""
-    out = Path(sys.argv[1]).open("w")
+    out = Path(sys.argv[1])
+    out.touch()
     counts: Counter[str] = Counter()
 
     def sample(_number: int, frame: FrameType | None) -> None:
         counts[group_of(frame)] += 1
 
+    def begin(_number: int, _frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
+
     def tell() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        with out:
-            json.dump(counts, out)
+        out.write_text(json.dumps(counts))
 
     atexit.register(tell)
     signal.signal(signal.SIGPROF, sample)
-    signal.signal(
-        signal.SIGUSR2, lambda *_: signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S) and None
-    )
+    signal.signal(signal.SIGUSR2, begin)
     sys.argv[:2] = ["wayside"]
     from wayside.cli.main import main as wayside
 

@@ -128,7 +128,7 @@ def make_confirm(cid: Cid, hops: tuple[Hop, ...], seq: int = 0) -> bytes:
 
 
 def socket_in(node: str, address: str, port: int = SIGNALING_PORT) -> socket.socket:
-    """A UDP socket in a node's network namespace, not blocking, for a process that stays outside."""
+    """A UDP socket in a node's network namespace; not blocking. The process stays where it is."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(path: Path) -> None:

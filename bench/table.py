@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from figure import Figure
 from rich.console import Console
 from rich.table import Table
-
-from figure import Figure
 
 
 def show(figures: Sequence[Figure]) -> None:

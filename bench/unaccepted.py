@@ -58,7 +58,9 @@ def measure(bench: Bench) -> Iterator[Figure]:
         f"{passed:,} went on to the server, the gate holds {held}",
     )
     yield single("  of them, sent on by the gate", "%", 100 * passed / count, reach=99)
-    yield single("  connections and rules that the gate holds then", "", held, reach=0, at_most=True)
+    yield single(
+        "  connections and rules that the gate holds then", "", held, reach=0, at_most=True
+    )
 
 
 class Flood:

@@ -148,9 +148,7 @@ def node_packets(node: Node) -> int:
     return counts["UdpInDatagrams"] + counts["UdpNoPorts"] + counts["IcmpInMsgs"]
 
 
-def send_all(
-    node: Node, ends: tuple[Party, Party], to: IPv4Address, to_host: bool
-) -> list[Case]:
+def send_all(node: Node, ends: tuple[Party, Party], to: IPv4Address, to_host: bool) -> list[Case]:
     """Every case towards one address."""
     cases: list[Case] = []
     for kind, datagrams in messages(node, ends, to, to_host):

@@ -193,10 +193,11 @@ def decode_body(body: type[B], raw: bytes) -> B:
         )
         if type(values) is not dict:
             raise DecodeError("a body is a map")
-        found = _read_fields(body, cast(dict[Any, Any], values))
+        known = cast(dict[Any, Any], values)
+        found = _read_fields(body, known)
         # What was read is written again as it came, in the order of FIELDS: every other spelling
         # of a number, a length or an order shows. Kinds let no second spelling of a value in.
-        if cbor2.dumps(values) != raw:
+        if cbor2.dumps(known) != raw:
             raise DecodeError("not the canonical encoding")
         return body(**found)
     except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError, OverflowError) as error:

@@ -277,6 +277,10 @@ class Host:
         effects = connection.handle(event, now)
         if connection.agreement is not before:
             self._unindex(before)
+            other = self.by_wire(connection.agreement.wire)
+            if other is not None and other is not connection:
+                replaced = CloseRequested(other.agreement.cid, "replaced")
+                effects = self._step(other, replaced, now) + effects
             self._index(connection.agreement)
         self._watch(connection)
         return effects

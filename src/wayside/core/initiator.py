@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from . import constants as c
-from .address import Flow
+from .address import Flow, Transport
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
 from .crypto import (
@@ -123,7 +123,8 @@ class Initiator(Connection):
         signed = encode_body(terms)
         carries = False
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
-        if data and len(data) <= min(room, c.DATA_BYTES_MAX):
+        is_udp = about.wire.transport is Transport.UDP
+        if data and is_udp and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)

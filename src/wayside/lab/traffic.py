@@ -75,7 +75,7 @@ def start_iperf(node: Node, to: IP, seconds: float, *, udp: bool = False) -> Pro
     """Start an iperf3 client; `iperf_result` reads what it found."""
     argv = ["iperf3", "-c", str(to), "-p", str(IPERF_PORT), "-t", f"{seconds:g}", "-J"]
     argv += ["-i", f"{IPERF_INTERVAL_S:g}", "--connect-timeout", "5000"]
-    return node.spawn(*argv, *(["-u", "-b", "50M", "-l", "1200"] if udp else []))
+    return node.spawn(*argv, *(["-u", "-b", "10M", "-l", "1200"] if udp else []))
 
 
 def iperf_result(running: Process, limit_s: float) -> Bulk:
