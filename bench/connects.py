@@ -62,7 +62,7 @@ def compare(bench: Bench, delay_ms: float) -> Iterator[Figure]:
             at_most=True,
             control=of(plain),
             note=f"signaled {of(signaled):.2f} ms ({min(signaled):.2f} to {max(signaled):.2f}), "
-            f"plain {of(plain):.2f} ms ({min(plain):.2f} to {max(plain):.2f}), {len(signaled)} each",
+            f"plain {of(plain):.2f} ms, {len(signaled)} of each",
             samples=[one - 2 * trip_ms for one in signaled],
             control_samples=plain,
         )
