@@ -1,0 +1,140 @@
+"""Checkers of what ends believe: that they agree, that they are answered, that nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wayside.core import constants as c
+from wayside.core.connection import Connection, State
+from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
+from wayside.core.events import OpenRequested
+from wayside.core.gate import Gate
+from wayside.core.host import Host
+from wayside.core.rule import Cid
+
+from .watch import Site, Step, Watcher
+
+ANSWER_S_MAX = c.OPEN_TIMEOUT_S + 2.0
+"""An application's request has ended by then: the patience of OPEN, and a slow kernel's time."""
+
+
+class TupleCheck(Watcher):
+    """Two ends that both believe in a connection agree on its 5-tuples, its keys, and its hops."""
+
+    name = "tuples"
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, Site] = {}
+
+    def on_step(self, step: Step) -> None:
+        """Compare the two ends of the connection in question."""
+        if not isinstance(step.machine, Host):
+            return
+        self._hosts[step.site.name] = step.site
+        cid = _cid_in(step)
+        ours = step.machine.connections.get(cid) if cid else None
+        if ours is None or ours.state is not State.CONNECTED or not step.site.honest:
+            return
+        for name, site in self._hosts.items():
+            machine = site.machine
+            if name == step.site.name or not site.honest or not isinstance(machine, Host):
+                continue
+            theirs = machine.connections.get(ours.agreement.cid)
+            if theirs is not None and theirs.state is State.CONNECTED:
+                self._compare(step.site, ours, site, theirs)
+
+    def _compare(self, a: Site, ours: Connection, b: Site, theirs: Connection) -> None:
+        where = f"{a.name} and {b.name} both believe in {ours.agreement.cid.hex()[:8]}, but"
+        if ours.agreement.wire != theirs.agreement.wire.reversed():
+            self.fail(f"{where} for {ours.agreement.wire} and {theirs.agreement.wire}")
+        if (ours.agreement.peer.key, theirs.agreement.peer.key) != (b.key, a.key):
+            self.fail(f"{where} one of them with somebody else")
+        for seq, key in ours.keys.by_seq.items():
+            if theirs.keys.by_seq.get(seq, key) != key:
+                self.fail(f"{where} with two keys for seq {seq}")
+        if ours.keys.seq == theirs.keys.seq and ours.hops != theirs.hops:
+            self.fail(f"{where} they saw different hops")
+
+
+def _cid_in(step: Step) -> Cid | None:
+    data = getattr(step.event, "data", None)
+    cid = getattr(step.event, "cid", None)
+    if cid is not None:
+        return cid
+    return Cid(data[16:32]) if isinstance(data, bytes) and len(data) >= c.HEADER_BYTES else None
+
+
+class RequestCheck(Watcher):
+    """Every request ends: connected, rejected with a reason, or timed out within a bound."""
+
+    name = "requests"
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[str, Cid], float] = {}
+
+    def on_step(self, step: Step) -> None:
+        """A request begins."""
+        if isinstance(step.event, OpenRequested):
+            self._asked[step.site.name, step.event.cid] = step.now
+
+    def on_report(self, site: Site, effect: Effect, now: float) -> None:
+        """A request ends."""
+        if not isinstance(effect, ReportOpened | ReportRefused | ReportClosed):
+            return
+        self._asked.pop((site.name, effect.cid), None)
+        if isinstance(effect, ReportRefused) and isinstance(site.machine, Host):
+            silent = not effect.reason or (effect.code != 0 and not effect.by)
+            if silent:
+                self.fail(f"{site.name} was refused by {effect.by!r} without a reason")
+
+    def on_died(self, site: Site, now: float) -> None:
+        """Who asked is dead."""
+        for key in [key for key in self._asked if key[0] == site.name]:
+            del self._asked[key]
+
+    def on_tick(self, sites: Sequence[Site], now: float) -> None:
+        """None may be open for too long."""
+        for (name, cid), asked in self._asked.items():
+            if now - asked > ANSWER_S_MAX:
+                self.fail(f"{name} waits for {cid.hex()[:8]} for {now - asked:.1f} s")
+
+
+class LeftoverCheck(Watcher):
+    """When all is closed and every lifetime over, nothing is left anywhere, in rules or memory."""
+
+    name = "leftovers"
+
+    def on_end(self, sites: Sequence[Site], now: float) -> None:
+        """Look into every kernel and every machine."""
+        for site in sites:
+            if site.rules:
+                self.fail(f"{site.name} still has {site.rules[0].rule.match}")
+            machine = site.machine
+            held = len(machine.passages) if isinstance(machine, Gate) else 0
+            held += len(machine.connections) if isinstance(machine, Host) else 0
+            if held:
+                self.fail(f"{site.name} still remembers {held} connections")
+            if site.taken:
+                self.fail(f"{site.name} still counts {site.taken} connections in its quota")
+
+
+class OutcomeRecord(Watcher):
+    """Not a check but a record: when whom was said no, with a code, for which service."""
+
+    name = "outcomes"
+
+    def __init__(self) -> None:
+        self.refused_at: dict[tuple[str, str], float] = {}
+        self.opened = 0
+        self.refused = 0
+
+    def on_report(self, site: Site, effect: Effect, now: float) -> None:
+        """Take note."""
+        if not isinstance(site.machine, Host):
+            return
+        if isinstance(effect, ReportRefused):
+            self.refused += 1
+            if effect.code:
+                self.refused_at[site.name, effect.service] = now
+        elif isinstance(effect, ReportOpened) and not effect.refreshed:
+            self.opened += 1

@@ -1,0 +1,412 @@
+"""A host in the simulator: sockets of applications, rules that rewrite, the agent between them.
+
+The agent does with packets and effects what runtime/agent.py does: it takes the first packet of an
+application that no rule rewrites, asks for a connection, and sends the packet on when the rules
+are in; it answers for its services; it hands piggybacked data over, and refusals to whoever waits.
+A host that is not virtual runs no agent but signals from inside its programs, on wire addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wayside.core import constants as c
+from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.admission import Budget, FrontDoor
+from wayside.core.connection import HostContext, State
+from wayside.core.effects import (
+    DeliverData,
+    Effect,
+    ForgetConnection,
+    ReportClosed,
+    ReportOpened,
+    ReportRefused,
+    SaveConnection,
+)
+from wayside.core.events import CloseRequested, DataAnswered, OpenRequested
+from wayside.core.host import Answering, Host, Offered
+from wayside.core.identity import Names, PeerIdentity
+from wayside.core.messages import Code
+from wayside.core.policy import Policy, PolicyAction
+from wayside.core.route import TokenBox
+from wayside.core.rule import Action, Cid
+from wayside.core.saved import read_saved
+from wayside.core.virtual import VirtualAddresses
+from wayside.kernel.icmp import translate_error
+from wayside.kernel.packets import Packet, build_refusal, build_udp
+from wayside.kernel.plan import Change, KernelError, Remove
+
+from .box import Box, Driver
+from .gate import CountingQuota
+from .network import Interface, Network
+from .silence import Silence
+from .sockets import Sockets
+from .watch import Watcher
+from .wire import icmp_of, packet_of, rewritten
+
+ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
+
+_OVER = (State.CLOSING, State.ENDED)
+
+HELD_MAX = 8
+"""Packets held for one flow while a connection is asked for, as in runtime/first_packet.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What a host's configuration says of another."""
+
+    identity: PeerIdentity
+    signaling: Address
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What a host's configuration says."""
+
+    services: dict[str, Offered] = field(default_factory=dict[str, Offered])
+    policy: Policy = ALLOW_ALL
+    virtual: bool = True
+    lifetime_s: float = c.LIFETIME_S
+    connections_max: int = 1000
+    connections_per_network_max: int = 500
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(slots=True)
+class Durable:
+    """What survives an agent: its connections at rest, and whom it has met."""
+
+    saved: dict[Cid, bytes] = field(default_factory=dict[Cid, bytes])
+    peers: dict[bytes, Peer] = field(default_factory=dict[bytes, Peer])
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An application's packets that wait for a connection."""
+
+    cid: Cid
+    packets: list[bytes] = field(default_factory=list[bytes])
+
+
+Outcome = Callable[[Effect], None]
+
+
+class HostBox(Box):
+    """A host with its applications."""
+
+    role = "host"
+
+    def __init__(self, network: Network, name: str, watch: Watcher, settings: HostSettings) -> None:
+        super().__init__(network, name, watch)
+        self.settings = settings
+        self.sockets = Sockets()
+        self.durable = Durable()
+        self.quota = CountingQuota(0, 0)
+        self.waiting: dict[Flow, Waiting] = {}
+        self.listeners: dict[Cid, Outcome] = {}
+        self._ruled: dict[Cid, None] = {}
+        self.start()
+
+    @property
+    def taken(self) -> int:
+        """Entries that the machine's quota counts."""
+        return self.quota.taken
+
+    # --- the agent's life ---
+
+    def start(self) -> None:
+        """Start the agent; it joins what it saved with what the kernel holds."""
+        settings = self.settings
+        self.quota = CountingQuota(settings.connections_max, settings.connections_per_network_max)
+        virtual = VirtualAddresses(self.key) if settings.virtual else None
+        for key in self.durable.peers:
+            if virtual is not None:
+                virtual.of(key, 4)
+        machine = Host(
+            HostContext(self.signing_key, self.entropy, self.name, lifetime_s=settings.lifetime_s),
+            Answering(Names({}), settings.policy, dict(settings.services)),
+            FrontDoor(TokenBox(self.key, self.secret, self.entropy), settings.budget),
+            self.quota,
+            virtual,
+        )
+        orphans = self._recover(machine) if settings.virtual else []
+        self.driver = Driver(self, machine)
+        self.driver.start()
+        if orphans:
+            self.kernel.submit(orphans, _whatever)
+        self._ruled = dict.fromkeys(machine.connections)
+        if settings.virtual:
+            self._watch_silence(self.driver, machine, Silence())
+        self._close_what_ended(machine)
+
+    def kill(self) -> None:
+        """Kill the agent; what it held for applications is lost."""
+        super().kill()
+        self.waiting.clear()
+        self.listeners.clear()
+
+    def power_off(self) -> None:
+        """The machine goes down with all its applications."""
+        self.kill()
+        self.sockets.clear()
+        super().power_off()
+
+    def meet(self, peer: Peer) -> None:
+        """Add a peer to the configuration."""
+        self.durable.peers[peer.identity.key] = peer
+        if self.host is not None and self.host.virtual is not None:
+            self.host.virtual.of(peer.identity.key, 4)
+
+    @property
+    def host(self) -> Host | None:
+        """The machine, while its agent lives."""
+        machine = self.machine
+        return machine if isinstance(machine, Host) else None
+
+    def _recover(self, machine: Host) -> list[Change]:
+        """As runtime/recovery.py: a connection goes on when kernel and store both have it."""
+        installed = self.rules
+        held = {found.rule.owner for found in installed}
+        kept: set[Cid] = set()
+        for cid, raw in list(self.durable.saved.items()):
+            if cid not in held:
+                del self.durable.saved[cid]
+                continue
+            machine.restore(cid, read_saved(raw), self.local.now)
+            kept.add(cid)
+        return [Remove(found.rule) for found in installed if found.rule.owner not in kept]
+
+    def _close_what_ended(self, machine: Host) -> None:
+        """Connections of TCP sockets that went away while nobody looked."""
+        for cid, connection in list(machine.connections.items()):
+            local = connection.agreement.local
+            if local.transport is Transport.TCP and not self.sockets.has(local):
+                self.close(cid, "its socket is gone")
+
+    def _watch_silence(self, driver: Driver, machine: Host, silence: Silence) -> None:
+        if driver is not self.driver:
+            return
+        for cid in silence.look(machine, self.rules, self.local.now):
+            self.close(cid, "silent for its lifetime")
+        wait_s = silence.interval_s(machine)
+        self.place.clock.after(wait_s, lambda: self._watch_silence(driver, machine, silence))
+
+    # --- applications ---
+
+    def local_flow(self, peer: bytes, transport: Transport, ports: tuple[int, int]) -> Flow | None:
+        """The 5-tuple that an application's socket has; None while there is no way to the peer."""
+        known = self.durable.peers[peer]
+        source = self.source_for(known.signaling)
+        if self.host is None or source is None:
+            return None
+        virtual = self.host.virtual
+        if virtual is None:
+            return Flow(transport, source.with_port(ports[0]), known.signaling.with_port(ports[1]))
+        family = known.signaling.family
+        return Flow(
+            transport,
+            Address(virtual.own(family), ports[0]),
+            Address(virtual.of(peer, family), ports[1]),
+        )
+
+    def send(self, raw: bytes, released: bool = False) -> int | None:
+        """A packet of an application, or one that the agent has `released`.
+
+        Returns an MTU when it does not fit the next link.
+        """
+        packet = packet_of(raw)
+        if packet is None:
+            return None
+        verdict = self.kernel.plane.verdict(packet.flow, len(raw))
+        if verdict.action is Action.REWRITE:
+            self.watch.on_rewritten(self, verdict.flow, self.place.clock.now)
+            return self.transmit(rewritten(raw, verdict.flow))
+        if self.settings.virtual and self._is_virtual(packet.flow.destination.ip):
+            if not released and self.driver is not None:
+                self._first(packet)
+            return None
+        return self.transmit(raw)
+
+    def ask(self, cid: Cid, flow: Flow, service: str, data: bytes, peer: Peer) -> bool:
+        """Ask for a connection; False when there is no way to the peer."""
+        source = self.source_for(peer.signaling)
+        if source is None or self.driver is None:
+            return False
+        wire = Flow(
+            flow.transport,
+            source.with_port(flow.source.port),
+            peer.signaling.with_port(flow.destination.port),
+        )
+        local = flow if self.settings.virtual else wire
+        event = OpenRequested(cid, peer.identity, service, wire, local, peer.signaling, data)
+        self.driver.deliver(event)
+        return True
+
+    def close(self, cid: Cid, reason: str) -> None:
+        """End a connection."""
+        if self.driver is not None:
+            self.driver.deliver(CloseRequested(cid, reason))
+
+    def socket_ended(self, flow: Flow) -> None:
+        """A TCP socket is gone, and the kernel says so: so is its connection."""
+        connection = self.host.by_local(flow) if self.host else None
+        if connection is not None:
+            self.close(connection.agreement.cid, "closed by the application")
+
+    # --- packets ---
+
+    def receive(self, raw: bytes, interface: Interface) -> None:
+        """A packet came in from a link."""
+        packet = packet_of(raw)
+        if packet is None:
+            self._error(raw)
+            return
+        flow = packet.flow
+        if not self.owns(flow.destination.ip):
+            return
+        verdict = self.kernel.plane.verdict(flow, len(raw))
+        if verdict.action is Action.REWRITE:
+            self._up(rewritten(raw, verdict.flow))
+        elif flow.transport is Transport.UDP and flow.destination.port == c.SIGNALING_PORT:
+            self.signaling(raw, interface, transit=False)
+        else:
+            self._up(raw)
+
+    def _up(self, raw: bytes) -> None:
+        """To the socket that it is for, or the answer of a kernel that has none."""
+        packet = packet_of(raw)
+        if packet is None or self.sockets.deliver(packet):
+            return
+        refusal = build_refusal(raw, closed=True)
+        if refusal is not None:
+            self._refuse(refusal)
+
+    def _refuse(self, refusal: bytes) -> None:
+        """Our kernel's own answer: through the rules like any other packet."""
+        if packet_of(refusal) is not None:
+            self.send(refusal, released=True)
+        else:
+            self.transmit(refusal)
+
+    def _error(self, raw: bytes) -> None:
+        """An ICMP error about a wire packet becomes one about the socket's."""
+        message = icmp_of(raw)
+        if message is None:
+            return
+        if not self.settings.virtual:
+            self.sockets.error(raw)
+        elif self.host is not None:
+            translated = translate_error(message, raw[0] >> 4, self._wire_to_local)
+            if translated is not None:
+                self.sockets.error(translated)
+
+    def _wire_to_local(self, wire: Flow) -> Flow | None:
+        connection = self.host.by_wire(wire) if self.host else None
+        return connection.agreement.local if connection else None
+
+    def _is_virtual(self, ip: IP) -> bool:
+        return not self.network.is_real(ip)
+
+    # --- first packets, as in runtime/agent.py ---
+
+    def _first(self, packet: Packet) -> None:
+        """An application's packet that no rule rewrites."""
+        host, driver, flow = self.host, self.driver, packet.flow
+        assert host is not None
+        assert driver is not None
+        held = self.waiting.get(flow)
+        known = held.cid if held else _cid_of(host, flow)
+        connection = host.connections.get(known) if known else None
+        if known is None or connection is None or connection.state in _OVER:
+            self.waiting.pop(flow, None)
+            self._ask_for(packet)
+        elif known in self._ruled:
+            self.send(packet.raw, released=True)
+        else:
+            self._hold(flow, known, packet.raw)
+            if connection.state is State.ANSWERING and flow.transport is Transport.UDP:
+                self.waiting.pop(flow, None)
+                driver.deliver(DataAnswered(known, packet.payload))
+
+    def _ask_for(self, packet: Packet) -> None:
+        host, flow = self.host, packet.flow
+        assert host is not None
+        assert host.virtual is not None
+        key = host.virtual.key_of(flow.destination.ip)
+        peer = self.durable.peers.get(key) if key else None
+        if peer is None or (flow.transport is Transport.TCP and not packet.is_syn):
+            self._answer(packet.raw, closed=peer is not None)
+            return
+        cid = Cid(self.entropy(16))
+        self._hold(flow, cid, packet.raw)
+        data = packet.payload if flow.transport is Transport.UDP else b""
+        if not self.ask(cid, flow, str(flow.destination.port), data, peer):
+            self.waiting.pop(flow, None)
+            self._answer(packet.raw, closed=False)
+
+    def _hold(self, flow: Flow, cid: Cid, raw: bytes) -> None:
+        held = self.waiting.setdefault(flow, Waiting(cid))
+        if len(held.packets) < HELD_MAX:
+            held.packets.append(raw)
+
+    def _answer(self, raw: bytes, closed: bool) -> None:
+        """Tell an application at once that there is no connection."""
+        answer = build_refusal(raw, closed)
+        packet = packet_of(answer) if answer else None
+        if packet is not None:
+            self.sockets.deliver(packet)
+        elif answer is not None:
+            self.sockets.error(answer)
+
+    # --- what the machine wants ---
+
+    def perform(self, effect: Effect) -> None:
+        """Do what is a host agent's business."""
+        match effect:
+            case SaveConnection():
+                self.durable.saved[effect.cid] = effect.saved
+            case ForgetConnection():
+                self.durable.saved.pop(effect.cid, None)
+            case DeliverData():
+                packet = packet_of(build_udp(effect.flow, effect.data))
+                if packet is not None:
+                    self.sockets.deliver(packet)
+            case ReportOpened():
+                self._ruled[effect.cid] = None
+                held = self.waiting.pop(effect.local, None)
+                packets = held.packets if held else []
+                for raw in packets[1:] if effect.carried else packets:
+                    self.send(raw, released=True)
+                self._tell(effect.cid, effect)
+            case ReportRefused():
+                self._refused(effect)
+                self._tell(effect.cid, effect)
+            case ReportClosed():
+                self._ruled.pop(effect.cid, None)
+                self._tell(effect.cid, effect)
+            case _:
+                pass
+
+    def _tell(self, cid: Cid, effect: Effect) -> None:
+        listener = self.listeners.get(cid)
+        if listener is not None:
+            listener(effect)
+
+    def _refused(self, effect: ReportRefused) -> None:
+        found = next((flow for flow, held in self.waiting.items() if held.cid == effect.cid), None)
+        if found is None:
+            return
+        held = self.waiting.pop(found)
+        for raw in held.packets[:1]:
+            self._answer(raw, closed=effect.code == Code.NO_SERVICE)
+
+
+def _cid_of(host: Host, flow: Flow) -> Cid | None:
+    connection = host.by_local(flow)
+    return connection.agreement.cid if connection else None
+
+
+def _whatever(error: KernelError | None) -> None:
+    """Rules of nobody that could not be removed: the next start tries again."""

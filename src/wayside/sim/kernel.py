@@ -1,0 +1,107 @@
+"""A machine's kernel: the rules in force, and a queue of transactions that takes its time.
+
+The rules are the data plane's own double (kernel/memory.py). As in the runtime's helper, one
+transaction is under way at a time, what turns up meanwhile goes with the next one, and the one
+who asked is told afterwards. A kernel outlives the agent that was killed; what it was doing at
+that moment it may have finished or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from wayside.kernel.memory import MemoryDataPlane
+from wayside.kernel.plan import Change, InstalledRule, KernelError, Put
+
+from .clock import Clock, LocalClock
+
+Done = Callable[[KernelError | None], None]
+Applied = Callable[[Sequence[Change]], None]
+
+
+@dataclass(slots=True)
+class KernelConditions:
+    """Seconds that a transaction takes, and the probability that it is refused."""
+
+    latency_s: float = 0.0005
+    failing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    changes: Sequence[Change]
+    done: Done
+    fails: bool
+
+
+class Kernel:
+    """Rules and the queue in front of them. `applied` is told of every change that was made."""
+
+    def __init__(
+        self, clock: Clock, local: LocalClock, lifetime_s: float, chance: Random, applied: Applied
+    ) -> None:
+        self.nature = KernelConditions()
+        self.conditions = KernelConditions()
+        self.plane = MemoryDataPlane(lambda: local.now, lifetime_s)
+        self._clock = clock
+        self._local = local
+        self._lifetime_s = lifetime_s
+        self._chance = chance
+        self._applied = applied
+        self._waiting: list[_Asked] = []
+        self._batch: list[_Asked] = []
+
+    def submit(self, changes: Sequence[Change], done: Done) -> None:
+        """Ask for changes; `done` hears when they are made, or why not."""
+        put = any(isinstance(change, Put) for change in changes)
+        fails = self._chance.random() < self.conditions.failing and put
+        self._waiting.append(_Asked(changes, done, fails))
+        if not self._batch:
+            self._begin()
+
+    def rules(self) -> list[InstalledRule]:
+        """All rules in force."""
+        return self.plane.rules()
+
+    def agent_died(self) -> None:
+        """What waits is lost; what is under way may have been done, and nobody hears of it."""
+        self._waiting.clear()
+        if self._batch and self._chance.random() < 0.5:
+            self._apply([_Asked(one.changes, _nobody, one.fails) for one in self._batch])
+        self._batch = []
+
+    def boot(self) -> None:
+        """The machine starts: there are no rules."""
+        self._waiting.clear()
+        self._batch = []
+        self.plane = MemoryDataPlane(lambda: self._local.now, self._lifetime_s)
+
+    def _begin(self) -> None:
+        self._batch, self._waiting = self._waiting, []
+        batch = self._batch
+        self._clock.after(self.conditions.latency_s, lambda: self._finish(batch))
+
+    def _finish(self, batch: list[_Asked]) -> None:
+        if batch is not self._batch:
+            return
+        self._apply(batch)
+        self._batch = []
+        if self._waiting:
+            self._begin()
+
+    def _apply(self, batch: list[_Asked]) -> None:
+        for one in batch:
+            error = KernelError("made to fail") if one.fails else None
+            if error is None:
+                try:
+                    self.plane.apply(one.changes)
+                    self._applied(one.changes)
+                except KernelError as failure:
+                    error = failure
+            one.done(error)
+
+
+def _nobody(error: KernelError | None) -> None:
+    pass

@@ -1,0 +1,222 @@
+"""The network: boxes, their interfaces, and which way a packet goes.
+
+Routes are the shortest ones over boxes that forward; an address is reached over the one link that
+it is on, up or down. A host with several interfaces sends by the best one that is up, whatever
+source address the packet has: as Linux does without policy routing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from wayside.core.address import IP
+
+from .chance import Chance
+from .clock import Clock
+from .link import Conditions, Deliver, Link
+from .trace import Trace
+from .wire import destination_of, packet_of, too_big
+
+HOSTS_PER_LINK_MAX = 250
+
+_REAL = {4: IPv4Network("10.0.0.0/8"), 6: IPv6Network("fd00::/32")}
+"""Where the addresses of interfaces are from."""
+
+
+@dataclass(slots=True, eq=False)
+class Interface:
+    """One end of a link. `side`: a gate's zone, or a NAT's."""
+
+    node: Node
+    link: Link
+    end: int
+    address: IP
+    side: str = ""
+    up: bool = True
+
+    def send(self, raw: bytes) -> None:
+        """Put a packet into the link."""
+        if self.up:
+            self.link.send(raw, 1 - self.end)
+
+
+@dataclass(slots=True)
+class Place:
+    """What all boxes of one world share."""
+
+    clock: Clock
+    trace: Trace
+    chance: Chance
+
+
+class Node:
+    """A box. Subclasses say what it does with packets."""
+
+    forwards = False
+
+    def __init__(self, network: Network, name: str) -> None:
+        self.network = network
+        self.name = name
+        self.interfaces: list[Interface] = []
+        network.nodes[name] = self
+
+    @property
+    def place(self) -> Place:
+        """The world around."""
+        return self.network.place
+
+    def receive(self, raw: bytes, interface: Interface) -> None:
+        """A packet came in."""
+        raise NotImplementedError
+
+    def owns(self, ip: IP) -> bool:
+        """Whether this is an address of ours."""
+        return any(interface.address == ip for interface in self.interfaces)
+
+    def transmit(self, raw: bytes) -> int | None:
+        """Send a packet on its way; the MTU of the next link when it does not fit in there."""
+        ip = destination_of(raw)
+        way = self.network.way(self, ip) if ip is not None else None
+        if way is None:
+            return None
+        mtu = way.link.conditions.mtu
+        if len(raw) > mtu:
+            return mtu
+        way.send(raw)
+        return None
+
+    def forward(self, raw: bytes) -> None:
+        """Send somebody else's packet on; complain to its source when it is too big."""
+        mtu = self.transmit(raw)
+        packet = packet_of(raw)
+        if mtu is not None and packet is not None:
+            self.transmit(too_big(packet, mtu))
+
+    def arrived(self, raw: bytes, interface: Interface) -> None:
+        """A packet came out of a link."""
+        if interface.up:
+            self.place.trace.packet(self.place.clock.now, self.name, raw)
+            self.receive(raw, interface)
+
+
+class Router(Node):
+    """Forwards, and nothing else."""
+
+    forwards = True
+
+    def receive(self, raw: bytes, interface: Interface) -> None:
+        """Send it on."""
+        ip = destination_of(raw)
+        if ip is not None and not self.owns(ip):
+            self.forward(raw)
+
+
+class Network:
+    """Boxes and links of one world, all of one address family."""
+
+    def __init__(self, place: Place, family: int) -> None:
+        self.place = place
+        self.family = family
+        self.nodes: dict[str, Node] = {}
+        self.links: dict[str, Link] = {}
+        self.owners: dict[IP, Node] = {}
+        self._ends: dict[str, tuple[Interface, Interface]] = {}
+        self._distances: dict[IP, dict[str, int]] = {}
+        self._given: dict[str, int] = {}
+
+    def connect(
+        self, a: Node, b: Node, conditions: Conditions, sides: tuple[str, str] = ("", "")
+    ) -> Link:
+        """Lay a link between two boxes; `sides`: what its interface is called at a and at b."""
+        name = f"{a.name}-{b.name}"
+        link = Link(
+            name,
+            self.place.clock,
+            self.place.chance.stream(f"link {name}"),
+            conditions,
+            replace(conditions),
+        )
+        self.links[name] = link
+        made: list[Interface] = []
+        for end, (node, side) in enumerate(zip((a, b), sides, strict=True)):
+            interface = Interface(node, link, end, self._new_address(name), side)
+            self.owners[interface.address] = node
+            node.interfaces.append(interface)
+            link.attach(end, _receiver(node, interface))
+            made.append(interface)
+        self._ends[name] = (made[0], made[1])
+        self._distances.clear()
+        return link
+
+    def is_real(self, ip: IP) -> bool:
+        """Whether an address is of this network, and not one that a host made up for itself."""
+        return ip in _REAL[ip.version]
+
+    def readdress(self, interface: Interface) -> None:
+        """Give an interface a new address of the same link; the old one is nobody's any more.
+
+        `owners` goes on to remember whose an address was last.
+        """
+        interface.address = self._new_address(interface.link.name)
+        self.owners[interface.address] = interface.node
+        self._distances.clear()
+
+    def ends(self, link: str) -> tuple[Interface, Interface]:
+        """The two interfaces of a link."""
+        return self._ends[link]
+
+    def way(self, node: Node, ip: IP) -> Interface | None:
+        """The interface by which a box sends to an address; None when there is no way."""
+        distances = self._distances_to(ip)
+        best: tuple[int, Interface] | None = None
+        for interface in node.interfaces:
+            other = self._ends[interface.link.name][1 - interface.end]
+            if not interface.up:
+                continue
+            if other.address == ip:
+                return interface
+            distance = distances.get(other.node.name)
+            if distance is None or not other.node.forwards:
+                continue
+            if best is None or distance < best[0]:
+                best = (distance, interface)
+        return best[1] if best else None
+
+    def _distances_to(self, ip: IP) -> dict[str, int]:
+        """Hops from every forwarding box to the link that an address is on."""
+        found = self._distances.get(ip)
+        if found is not None:
+            return found
+        found = self._distances[ip] = {}
+        queue: deque[tuple[Node, int]] = deque()
+        for node in self.nodes.values():
+            for interface in node.interfaces:
+                if interface.address == ip:
+                    other = self._ends[interface.link.name][1 - interface.end]
+                    queue += [(node, 0), (other.node, 1)]
+        while queue:
+            node, distance = queue.popleft()
+            if node.name in found or (distance and not node.forwards):
+                continue
+            found[node.name] = distance
+            if not node.forwards:
+                continue
+            for interface in node.interfaces:
+                other = self._ends[interface.link.name][1 - interface.end]
+                queue.append((other.node, distance + 1))
+        return found
+
+    def _new_address(self, link: str) -> IP:
+        number = list(self.links).index(link) + 1
+        given = self._given[link] = self._given.get(link, 0) + 1
+        if given > HOSTS_PER_LINK_MAX:
+            raise ValueError(f"no address is left on {link}")
+        if self.family == 4:
+            return IPv4Address(f"10.{number}.0.{given}")
+        return IPv6Address(f"fd00:{number:x}::{given:x}")
+
+
+def _receiver(node: Node, interface: Interface) -> Deliver:
+    return lambda raw: node.arrived(raw, interface)

@@ -1,0 +1,159 @@
+"""Those who look on: a checker sees certain moments of a run, and may say that it is wrong.
+
+A checker knows the whole world, and no machine knows of a checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from wayside.core.address import Address, Flow
+from wayside.core.effects import Effect
+from wayside.core.events import Event
+from wayside.core.gate import Gate
+from wayside.core.host import Host
+from wayside.kernel.memory import Verdict
+from wayside.kernel.plan import Change, InstalledRule
+
+
+class Violation(Exception):
+    """What must never be, is. `check`: which checker says so."""
+
+    def __init__(self, check: str, text: str) -> None:
+        super().__init__(f"{check}: {text}")
+        self.check = check
+        self.text = text
+
+
+class Site(Protocol):
+    """What a checker may look at of a box that runs a machine."""
+
+    name: str
+    honest: bool
+
+    @property
+    def taken(self) -> int:
+        """Entries that its quota counts."""
+        ...
+
+    @property
+    def machine(self) -> Host | Gate | None:
+        """The machine, or None while its agent is dead."""
+        ...
+
+    @property
+    def local_now(self) -> float:
+        """The box's own monotonic clock."""
+        ...
+
+    @property
+    def key(self) -> bytes:
+        """Its public key, 32 bytes."""
+        ...
+
+    @property
+    def rules(self) -> list[InstalledRule]:
+        """What its kernel holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A machine was told something, and said something. `now`: true time."""
+
+    site: Site
+    machine: Host | Gate
+    event: Event
+    effects: list[Effect]
+    now: float
+
+
+class Watcher:
+    """Looks on, and raises Violation. Every method may be left as it is."""
+
+    name = ""
+
+    def on_step(self, step: Step) -> None:
+        """A machine took an event."""
+
+    def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
+        """A kernel made changes."""
+
+    def on_report(self, site: Site, effect: Effect, now: float) -> None:
+        """A report of a machine got to whoever waits for it."""
+
+    def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
+        """A data packet passed a gate by one of its rules."""
+
+    def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
+        """A host sent a data packet that a rule gave this 5-tuple."""
+
+    def on_died(self, site: Site, now: float) -> None:
+        """An agent was killed."""
+
+    def on_moved(self, site: Site, address: Address, now: float) -> None:
+        """A box has a new address (port 0)."""
+
+    def on_tick(self, sites: Sequence[Site], now: float) -> None:
+        """Some time has passed."""
+
+    def on_end(self, sites: Sequence[Site], now: float) -> None:
+        """All was closed, and every lifetime is over."""
+
+    def fail(self, text: str) -> None:
+        """Raise Violation in this checker's name."""
+        raise Violation(self.name, text)
+
+
+class Watch(Watcher):
+    """All checkers of a world, one after the other."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = tuple(watchers)
+
+    def on_step(self, step: Step) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_step(step)
+
+    def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_changes(site, changes, now)
+
+    def on_report(self, site: Site, effect: Effect, now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_report(site, effect, now)
+
+    def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_admitted(site, flow, verdict, now)
+
+    def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_rewritten(site, flow, now)
+
+    def on_died(self, site: Site, now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_died(site, now)
+
+    def on_moved(self, site: Site, address: Address, now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_moved(site, address, now)
+
+    def on_tick(self, sites: Sequence[Site], now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_tick(sites, now)
+
+    def on_end(self, sites: Sequence[Site], now: float) -> None:
+        """Tell all."""
+        for watcher in self.watchers:
+            watcher.on_end(sites, now)

@@ -1,0 +1,227 @@
+"""Machines that are broken on purpose, one for each checker: what a bug of theirs would look like.
+
+Each takes a pytest MonkeyPatch and breaks one promise of the real machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import pytest
+
+from wayside.core.connection import Connection, State
+from wayside.core.effects import ChangeRules, Effect, ReportRefused
+from wayside.core.events import OpenRequested
+from wayside.core.gate import Gate, Passage, Stage
+from wayside.core.host import Host, Offered
+from wayside.core.initiator import Initiator
+from wayside.core.messages import Code
+from wayside.core.opening import CheckedOpen
+from wayside.core.policy import PolicyAction, Verdict
+from wayside.core.responder import Responder
+from wayside.core.rule import Action, Rule
+from wayside.core.virtual import VirtualAddresses
+from wayside.kernel.memory import MemoryDataPlane
+from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def silent(*_: Any) -> None:
+    """Does nothing."""
+
+
+def nothing(*_: Any) -> list[Effect]:
+    return []
+
+
+def endless(*_: Any) -> float:
+    return inf
+
+
+def zeros(*_: Any) -> bytes:
+    return bytes(32)
+
+
+def empty(*_: Any) -> str:
+    return ""
+
+
+def allowing(*_: Any) -> Verdict:
+    return Verdict(PolicyAction.ALLOW, "all")
+
+
+def gate_that_opens_at_open(patch: pytest.MonkeyPatch) -> None:
+    """Makes its pinholes when it is asked, and not when the other end has agreed."""
+    forward: Any = Gate._forward
+
+    def early(self: Gate, event: Any, message: Any, opened: CheckedOpen, *rest: Any) -> Any:
+        flows = (opened.flow, opened.flow.reversed())
+        cid = event.header.cid
+        rules = tuple(Rule(cid, flow, Action.ACCEPT, lifetime_s=5.0) for flow in flows)
+        return [ChangeRules(cid, rules), *forward(self, event, message, opened, *rest)]
+
+    patch.setattr(Gate, "_forward", early)
+
+
+def gate_that_is_deaf_to_close(patch: pytest.MonkeyPatch) -> None:
+    """Passes a CLOSE on and leaves its pinholes open."""
+    patch.setattr(Gate, "_end", nothing)
+
+
+def gate_with_a_wide_pinhole(patch: pytest.MonkeyPatch) -> None:
+    """Its pinhole is one port beside the agreed one."""
+    real: Any = Passage.rules
+
+    def wide(self: Passage, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        rules: tuple[Rule, ...] = real(self, gate_lifetime_s)
+        more = [replace(rule, match=_beside(rule.match), note="") for rule in rules if rule.note]
+        return (*rules, *more)
+
+    patch.setattr(Passage, "rules", wide)
+
+
+def _beside(flow: Any) -> Any:
+    return replace(flow, source=flow.source.with_port((flow.source.port + 1) % 65536))
+
+
+def gate_that_never_waits_for_confirm(patch: pytest.MonkeyPatch) -> None:
+    """Its rules last from ACCEPT on."""
+    real: Any = Passage.rules
+
+    def lasting(self: Passage, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        return tuple(
+            replace(rule, lifetime_s=gate_lifetime_s, renewed_by_packets=True)
+            for rule in real(self, gate_lifetime_s)
+        )
+
+    patch.setattr(Passage, "rules", lasting)
+
+
+def gate_without_lifetimes(patch: pytest.MonkeyPatch) -> None:
+    """Its rules stay until they are removed."""
+    real: Any = Passage.rules
+
+    def endless(self: Passage, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        return tuple(replace(rule, lifetime_s=None) for rule in real(self, gate_lifetime_s))
+
+    patch.setattr(Passage, "rules", endless)
+
+
+def kernel_that_never_expires(patch: pytest.MonkeyPatch) -> None:
+    """Its elements have no timeout."""
+    patch.setattr(MemoryDataPlane, "_expire", silent)
+
+
+def host_that_keeps_its_rules(patch: pytest.MonkeyPatch) -> None:
+    """A connection that ends leaves its rules in the kernel."""
+    patch.setattr(Connection, "_rules", ())
+
+
+def host_that_believes_anybody(patch: pytest.MonkeyPatch) -> None:
+    """Keeps a connection for an OPEN whose signature does not hold."""
+    patch.setattr("wayside.core.opening.verify", silent)
+
+
+def gate_that_believes_anybody(patch: pytest.MonkeyPatch) -> None:
+    """Makes a passage for an ACCEPT whose signature does not hold."""
+    patch.setattr("wayside.core.gate.verify", silent)
+
+
+def gate_that_remembers_opens(patch: pytest.MonkeyPatch) -> None:
+    """Keeps a passage for every OPEN."""
+    forward: Any = Gate._forward
+
+    def keeping(self: Gate, event: Any, message: Any, opened: Any, verdict: Any, now: float) -> Any:
+        cid, flow = event.header.cid, opened.flow
+        passage = Passage(cid, Stage.PENDING, flow, 0, now + 5, 5.0)
+        self._quota.count(flow.source.ip)
+        self.passages[cid] = passage
+        self._deadlines.set(cid, passage.until)
+        return forward(self, event, message, opened, verdict, now)
+
+    patch.setattr(Gate, "_forward", keeping)
+
+
+def responder_without_credit(patch: pytest.MonkeyPatch) -> None:
+    """Repeats its ACCEPT to whoever was named as the source, as often as it likes."""
+    patch.setattr(Responder, "_credit", endless)
+
+
+def responder_that_counts_ports_wrong(patch: pytest.MonkeyPatch) -> None:
+    """Believes in another port of the initiator than it says."""
+    real: Any = Responder._confirmed
+
+    def wrong(self: Responder, *rest: Any) -> list[Effect]:
+        effects: list[Effect] = real(self, *rest)
+        about = self.agreement
+        self.agreement = replace(about, wire=_beside(about.wire))
+        return effects
+
+    patch.setattr(Responder, "_confirmed", wrong)
+
+
+def initiator_that_ignores_hops(patch: pytest.MonkeyPatch) -> None:
+    """Neither end compares the hops that it sees with those that the other saw."""
+    patch.setattr("wayside.core.initiator.hops_hash", zeros)
+    patch.setattr("wayside.core.responder.hops_hash", zeros)
+
+
+def initiator_that_waits_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """Never gives a request up."""
+    real: Any = Initiator._on_timer
+
+    def patient(self: Initiator, timer: Any, now: float) -> list[Effect]:
+        if timer.name == "GIVE_UP" and self.state is State.OPENING:
+            return []
+        return real(self, timer, now)
+
+    patch.setattr(Initiator, "_on_timer", patient)
+
+
+def refusal_without_a_reason(patch: pytest.MonkeyPatch) -> None:
+    """Says no, and not why."""
+    patch.setattr("wayside.core.opening.cut", empty)
+
+
+def host_that_tires(patch: pytest.MonkeyPatch) -> None:
+    """Lets its applications have one connection, and refuses all others."""
+    real: Any = Host._on_open_requested
+    tired: list[Host] = []
+
+    def request(self: Host, event: OpenRequested, now: float) -> list[Effect]:
+        if self in tired:
+            about = (event.cid, str(event.peer), event.service)
+            return [ReportRefused(*about, Code.BUSY, "tired", "itself")]
+        tired.append(self)
+        return real(self, event, now)
+
+    patch.setattr(Host, "_on_open_requested", request)
+
+
+def gate_that_counts_twice(patch: pytest.MonkeyPatch) -> None:
+    """Its quota is never given back."""
+    patch.setattr("wayside.sim.gate.CountingQuota.release", silent)
+
+
+def host_that_offers_what_it_has_not(patch: pytest.MonkeyPatch) -> None:
+    """Answers for a service that nobody configured."""
+    patch.setitem(SERVICES, str(NO_SERVICE_PORT), Offered(5353))
+
+
+def gate_that_lets_all_in(patch: pytest.MonkeyPatch) -> None:
+    """Its policy is there for show."""
+    patch.setattr(Gate, "_judge", allowing)
+
+
+def host_that_mixes_up_peers(patch: pytest.MonkeyPatch) -> None:
+    """Gives every peer the virtual address of the first."""
+    real: Any = VirtualAddresses.of
+
+    def same(self: VirtualAddresses, key: bytes, family: int) -> Any:
+        return real(self, self.met[0] if self.met else key, family)
+
+    patch.setattr(VirtualAddresses, "of", same)
