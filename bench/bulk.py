@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 
 from figure import Figure, compared
-from place import PORTS, Bench, Line, in_turns
+from place import PORTS, Bench, Line, Way, in_turns
 
-from wayside.lab.world import Process, ProgramFailed
+from wayside.lab.world import ProgramFailed
 
 REACH = 0.95
 PORT = PORTS[0]
@@ -24,36 +24,30 @@ def measure(bench: Bench) -> Iterator[Figure]:
     serve(bench, line)
     for family in (4, 6) if not bench.quick else (4,):
         samples = in_turns(
-            bench.rounds(5, 3),
+            bench.rounds(5, 2),
             {
-                "plain": lambda family=family: plain_gbit_s(bench, line, family),
-                "signaled": lambda family=family: gbit_s(bench, line, family, virtual=True),
+                "plain": lambda family=family: gbit_s(bench, line.plain(family)),
+                "signaled": lambda family=family: gbit_s(bench, line.signaled(family)),
             },
         )
         name = f"TCP bulk, one flow, IPv{family}"
         yield compared(name, "Gbit/s", samples["signaled"], samples["plain"], reach=REACH)
 
 
-def serve(bench: Bench, line: Line) -> Process:
-    """Start the receiving end, on the far core."""
+def serve(bench: Bench, line: Line) -> None:
+    """Start the receiving ends, on the far core."""
     pinned = ("taskset", "-c", str(bench.far))
-    return line.server.node.spawn(
-        *pinned, "iperf3", "-s", "-p", str(PORT), "--forceflush", ready="Server listening"
-    )
+    for node in line.receivers:
+        node.spawn(
+            *pinned, "iperf3", "-s", "-p", str(PORT), "--forceflush", ready="Server listening"
+        )
 
 
-def plain_gbit_s(bench: Bench, line: Line, family: int) -> float:
-    """The control: our tables asleep, the address on the wire."""
-    with line.asleep():
-        return gbit_s(bench, line, family, virtual=False)
-
-
-def gbit_s(bench: Bench, line: Line, family: int, *, virtual: bool, seconds: float = 0.0) -> float:
+def gbit_s(bench: Bench, way: Way, seconds: float = 0.0) -> float:
     """What one flow carries. `seconds`: how long it runs, 0: as long as is usual."""
     seconds = seconds or (1.0 if bench.quick else 2.0)
-    to = line.to(family, virtual=virtual)
-    done = line.client.node.run(
-        *("taskset", "-c", str(bench.near), "iperf3", "-c", str(to), "-p", str(PORT)),
+    done = way.sender.run(
+        *("taskset", "-c", str(bench.near), "iperf3", "-c", str(way.to), "-p", str(PORT)),
         *("-t", f"{seconds:g}", "-J", "--connect-timeout", "5000"),
     )
     report = json.loads(done.stdout)

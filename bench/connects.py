@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from figure import Figure, percentile_99, single
-from place import HERE, PORTS, Bench, Line
+from place import HERE, PORTS, Bench, Way
 
 from wayside.lab.enclosure import PYTHON
 
@@ -43,13 +43,13 @@ def compare(bench: Bench, delay_ms: float) -> Iterator[Figure]:
     line = bench.line(delay_ms=delay_ms)
     rest_ms = REST_MS + 2 * delay_ms
     serving = (*PYTHON, str(HERE / "connecting.py"), "serve", str(PORT))
-    line.server.node.spawn(*serving, ready="ready")
+    for node in line.receivers:
+        node.spawn(*serving, ready="ready")
     signaled: list[float] = []
     plain: list[float] = []
-    for _ in range(bench.rounds(8, 2)):
-        with line.asleep():
-            plain += ask(line, rest_ms, virtual=False)
-        signaled += ask(line, rest_ms, virtual=True)
+    for _ in range(bench.rounds(8, 1)):
+        plain += ask(line.plain(FAMILY), rest_ms)
+        signaled += ask(line.signaled(FAMILY), rest_ms)
     trip_ms = median(plain)
     for what, of in (("median", median), ("99th percentile", percentile_99)):
         extra = of(signaled) - 2 * trip_ms
@@ -68,8 +68,7 @@ def compare(bench: Bench, delay_ms: float) -> Iterator[Figure]:
         )
 
 
-def ask(line: Line, rest_ms: float, *, virtual: bool) -> list[float]:
-    """A block of connections from the client."""
-    to = str(line.to(FAMILY, virtual=virtual))
-    words = (str(HERE / "connecting.py"), "ask", to, str(PORT), str(BLOCK), str(rest_ms))
-    return json.loads(line.client.node.run(*PYTHON, *words).stdout)
+def ask(way: Way, rest_ms: float) -> list[float]:
+    """A block of connections."""
+    words = (str(HERE / "connecting.py"), "ask", str(way.to), str(PORT), str(BLOCK), str(rest_ms))
+    return json.loads(way.sender.run(*PYTHON, *words).stdout)

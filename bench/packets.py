@@ -3,7 +3,8 @@
 A sender in C on one core (blast.c); the kernel of the receiver counts what arrives
 (/proc/net/snmp: delivered, or refused by a full socket). Every packet's whole way, through both
 hosts and the gate, is walked on the sender's core, so packets a second are one over the cost of
-that way. With the table of one box after the other asleep, the differences are the look-ups.
+that way. With the tables of some boxes asleep, the differences to plain routing
+are what the others take.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 from statistics import median
 
 from figure import Figure, compared, single
-from place import PORTS, Bench, Line, in_turns
+from place import PORTS, Bench, Line, Way, in_turns
 
-from wayside.lab.world import Node, Process
+from wayside.lab.world import Node
 
 REACH = 0.75
 PORT = PORTS[1]
@@ -30,10 +31,10 @@ def measure(bench: Bench) -> Iterator[Figure]:
     blast = Blast(bench, line)
     for family in (4, 6) if not bench.quick else (4,):
         samples = in_turns(
-            bench.rounds(7, 3),
+            bench.rounds(7, 2),
             {
-                "both": lambda family=family: blast.kpps(family, virtual=True),
-                "plain": lambda family=family: blast.plain_kpps(family),
+                "both": lambda family=family: blast.kpps(line.signaled(family)),
+                "plain": lambda family=family: blast.kpps(line.plain(family)),
                 "hosts": lambda family=family: blast.hosts_kpps(family),
                 "gate": lambda family=family: blast.gate_kpps(family),
             },
@@ -59,10 +60,11 @@ def nanoseconds(kpps: list[float]) -> float:
     return 1e6 / median(kpps)
 
 
-def serve(bench: Bench, line: Line) -> Process:
-    """Start the receiving end, on the far core."""
+def serve(bench: Bench, line: Line) -> None:
+    """Start the receiving ends, on the far core."""
     sink = str(bench.compiled("sink"))
-    return line.server.node.spawn("taskset", "-c", str(bench.far), sink, str(PORT), ready="ready")
+    for node in line.receivers:
+        node.spawn("taskset", "-c", str(bench.far), sink, str(PORT), ready="ready")
 
 
 class Blast:
@@ -74,33 +76,26 @@ class Blast:
         self._line = line
         self._program = str(bench.compiled("blast"))
 
-    def kpps(self, family: int, *, virtual: bool) -> float:
+    def kpps(self, way: Way, seconds: float = 0.0) -> float:
         """Thousands of packets a second that the receiver's kernel has counted."""
-        node = self._line.client.node
-        to = self._line.to(family, virtual=virtual)
-        seconds = SHORT_S if self._bench.quick else LONG_S
-        before = delivered(self._line.server.node)
-        done = node.run(
-            *("taskset", "-c", str(self._bench.near), self._program, str(to)),
+        seconds = seconds or (SHORT_S if self._bench.quick else LONG_S)
+        before = delivered(way.receiver)
+        done = way.sender.run(
+            *("taskset", "-c", str(self._bench.near), self._program, str(way.to)),
             *(str(self.source_port), str(PORT), str(PAYLOAD_BYTES), str(seconds)),
         )
         took_s = float(done.stdout.split()[1])
-        return (delivered(self._line.server.node) - before) / took_s / 1000
-
-    def plain_kpps(self, family: int) -> float:
-        """All tables asleep."""
-        with self._line.asleep():
-            return self.kpps(family, virtual=False)
+        return (delivered(way.receiver) - before) / took_s / 1000
 
     def hosts_kpps(self, family: int) -> float:
         """Only the gate's table is asleep. The flow must have been signaled."""
         with self._line.asleep(self._line.gate):
-            return self.kpps(family, virtual=True)
+            return self.kpps(self._line.signaled(family))
 
     def gate_kpps(self, family: int) -> float:
         """Only the hosts' tables are: the same flow as it is on the wire, through its pinhole."""
         with self._line.asleep(self._line.client, self._line.server):
-            return self.kpps(family, virtual=False)
+            return self.kpps(self._line.wire(family))
 
 
 def delivered(node: Node) -> int:

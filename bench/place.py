@@ -1,11 +1,13 @@
-"""Where figures are measured: client, gate and server in a row, their daemons running.
+"""Where figures are measured: two rows of namespaces, one with our daemons and one without.
 
-    client ──inside── gate ──outside── server
+    client ──inside── gate ──outside── server          signaled, by the server's virtual address
+    p-client ──────── p-gate ───────── p-server        plain routing: never saw a table of ours
 
-The control of most figures is the same namespaces with plain routing. Our tables are put to sleep
-for it (nftables' `dormant` flag: no chain of the table is hooked to anything) and woken again, in
-milliseconds, with all that is in them: so A and B can be taken in turns while the daemons run.
-One core has the sender, the other the receiver, always.
+The second row is the control: a namespace that has once had a rule of ours (a routing rule, a
+tproxy statement) is a little slower ever after, so plain routing is measured where there was none.
+What one box costs is seen by putting the tables of the others to sleep (nftables' `dormant` flag:
+no chain of the table is hooked to anything) and waking them again, while the daemons run. One core
+has the sender, the other the receiver, always.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from wayside.core.address import IP
 from wayside.kernel.names import TABLE
 from wayside.lab.daemons import Daemon, Daemons
-from wayside.lab.world import World
+from wayside.lab.world import Node, World
 from wayside.runtime.names import service_of
 
 HERE = Path(__file__).resolve().parent
@@ -64,7 +66,18 @@ class Bench:
         sides = {"inside": client, "outside": server}
         gate = daemons.gate(middle, **sides, policy=ALLOW_LAB, lifetime_s=lifetime_s)
         daemons.start()
-        return Line(host, gate, peer, {f: host.address(peer.name, f) for f in (4, 6)})
+        virtual = {family: host.address(peer.name, family) for family in (4, 6)}
+        return Line(host, gate, peer, virtual, self._plain_row(delay_ms))
+
+    def _plain_row(self, delay_ms: float) -> tuple[Node, Node]:
+        """The same row with nothing but routes; its ends."""
+        left, middle, right = (self.world.node(f"p-{end}") for end in ("client", "gate", "server"))
+        near = self.world.link(left, middle, delay_ms=delay_ms)
+        far = self.world.link(middle, right)
+        middle.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        self.world.route(left, far, middle)
+        self.world.route(right, near, middle)
+        return left, right
 
     def compiled(self, name: str) -> Path:
         """A C program of this folder, compiled; raises where there is no compiler."""
@@ -78,28 +91,51 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """From whom, by which address, to whom."""
+
+    sender: Node
+    to: IP
+    receiver: Node
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """The row with its daemons. `virtual`: the server's address on the client, by family."""
+    """Both rows. `virtual`: the server's address on the client, by family."""
 
     client: Daemon
     gate: Daemon
     server: Daemon
     virtual: Mapping[int, IP]
+    plain_ends: tuple[Node, Node]
 
-    def to(self, family: int, *, virtual: bool) -> IP:
-        """The server as the client may name it: virtually, or by its address on the wire."""
-        return self.virtual[family] if virtual else self.server.node.address(family)
+    @property
+    def receivers(self) -> tuple[Node, Node]:
+        """The servers of both rows."""
+        return self.server.node, self.plain_ends[1]
+
+    def signaled(self, family: int) -> Way:
+        """As an unmodified application goes whose host has an agent."""
+        return Way(self.client.node, self.virtual[family], self.server.node)
+
+    def wire(self, family: int) -> Way:
+        """Between the same hosts, without the hosts' rewriting."""
+        return Way(self.client.node, self.server.node.address(family), self.server.node)
+
+    def plain(self, family: int) -> Way:
+        """The control: the other row."""
+        sender, receiver = self.plain_ends
+        return Way(sender, receiver.address(family), receiver)
 
     @contextmanager
     def asleep(self, *daemons: Daemon) -> Generator[None]:
-        """The tables of these daemons are as if they were not there; none named: all."""
-        chosen = daemons or (self.client, self.gate, self.server)
-        for daemon in chosen:
+        """The tables of these daemons are not hooked to anything meanwhile."""
+        for daemon in daemons:
             daemon.node.run("nft", f"add table inet {TABLE} {{ flags dormant; }}")
         try:
             yield
         finally:
-            for daemon in chosen:
+            for daemon in daemons:
                 daemon.node.run("nft", f"add table inet {TABLE}")
 
 

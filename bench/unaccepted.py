@@ -22,7 +22,7 @@ from wayside.core.address import Address
 from wayside.core.constants import SIGNALING_PORT
 from wayside.lab.daemons import launch
 
-OPENS, QUICK_OPENS = 100_000, 20_000
+OPENS, QUICK_OPENS = 100_000, 10_000
 WARM_UP = 5_000
 REACH_MB = 1.0
 """A tenth of a byte would show at 100 bytes each; an allocator's own ups and downs are below it."""

@@ -72,7 +72,10 @@ class Box:
         self.apply(*(Put(rule) for rule in rules))
 
     def apply(self, *changes: Change) -> None:
-        RUNNER.run(self.helper.apply(changes))
+        async def ask() -> None:
+            await self.helper.apply(changes)
+
+        RUNNER.run(ask())
 
 
 @dataclass

@@ -56,11 +56,12 @@ table ip wayside {
         helper = Helper.start()
     flow = Flow(Transport.UDP, Address.parse("192.0.2.1:1"), Address.parse("192.0.2.2:2"))
     try:
-        for setup in (
-            helper.setup_gate(GateSetup(("in0",), ("out0",), 5.0)),
-            helper.apply([Put(accept(flow))]),
-        ):
-            RUNNER.run(setup)
+
+        async def put() -> None:
+            await helper.apply([Put(accept(flow))])
+
+        for step in (helper.setup_gate(GateSetup(("in0",), ("out0",), 5.0)), put()):
+            RUNNER.run(step)
             assert (listing(node), listing(node, "ip wayside")) == before
         assert listing(node, "inet wayside")
         RUNNER.run(helper.teardown())

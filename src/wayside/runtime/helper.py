@@ -23,6 +23,7 @@ from wayside.kernel.plan import KernelError
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
 from wayside.kernel.sockets import open_gate_sockets, open_host_sockets
 
+from .collector import settle
 from .helper_messages import (
     LENGTH,
     REQUEST_BYTES_MAX,
@@ -164,6 +165,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # these are for the daemon, which then closes
     keep_only(_KEPT)
+    settle()
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         serve(channel)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from .collector import settle
 from .errors import WaysideError
 from .sdnotify import notify
 
@@ -21,6 +22,7 @@ async def until_told(reload: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, keep_old_if_bad, reload)
+    settle()
     notify("READY=1")
     await stopping.wait()
     notify("STOPPING=1")
