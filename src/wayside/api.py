@@ -38,7 +38,6 @@ from wayside.runtime.control_types import (
 from wayside.runtime.errors import AgentNotRunning, NameUnknown, NoAnswer, WaysideError
 from wayside.runtime.in_process import InProcess
 
-
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

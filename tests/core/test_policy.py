@@ -128,7 +128,7 @@ def test_a_rule_grants_no_lifetime_out_of_range(lifetime_s: float) -> None:
     ("name", "reason"), [("", ""), ("r" * 33, ""), ("a b", ""), ("ä", ""), ("r", "ä" * 81)]
 )
 def test_names_and_reasons_fit_into_a_reject(name: str, reason: str) -> None:
-    with pytest.raises(ValueError, match="a rule's name has|a reason has"):
+    with pytest.raises(ValueError, match=r"a rule's name has|a reason has"):
         PolicyRule(name, REJECT, reason=reason)
 
 
