@@ -21,6 +21,7 @@ import binascii
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -73,7 +74,12 @@ def key_text(flow: Flow) -> str:
     if protocol is None:
         raise KernelError(f"{flow} has no packets that a rule could fit", "this is a bug")
     a, b = flow.source, flow.destination
-    return f"{protocol} . {a.ip} . {a.port} . {b.ip} . {b.port}"
+    return f"{protocol} . {_text(a.ip)} . {a.port} . {_text(b.ip)} . {b.port}"
+
+
+@lru_cache(maxsize=4096)  # an address takes 2 us to format, and the same few come again and again
+def _text(ip: IP) -> str:
+    return str(ip)
 
 
 def place_of(rule: Rule, role: Role) -> Place:

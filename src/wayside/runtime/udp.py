@@ -64,9 +64,14 @@ def send(sockets: dict[int, socket.socket], data: bytes, to: Address) -> bool:
     if sock is None:
         return False
     with contextlib.suppress(OSError):
-        sock.sendto(data, (str(to.ip), to.port))
+        sock.sendto(data, (_text(to.ip), to.port))
         return True
     return False
+
+
+@lru_cache(maxsize=4096)
+def _text(ip: IP) -> str:
+    return str(ip)
 
 
 def _address(host: str, port: int) -> Address | None:
