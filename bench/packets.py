@@ -37,6 +37,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 "plain": lambda family=family: blast.kpps(line.plain(family)),
                 "hosts": lambda family=family: blast.hosts_kpps(family),
                 "gate": lambda family=family: blast.gate_kpps(family),
+                "asleep": lambda family=family: blast.asleep_kpps(family),
             },
         )
         plain = samples["plain"]
@@ -46,6 +47,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
             ("hosts", "rewriting at both hosts"),
             ("gate", "the gate's pinhole"),
             ("both", "all of it"),
+            ("asleep", "what stays while all tables sleep"),
         ):
             yield single(
                 f"  a packet's time for {label}, IPv{family}",
@@ -91,6 +93,12 @@ class Blast:
         """Only the gate's table is asleep. The flow must have been signaled."""
         with self._line.asleep(self._line.gate):
             return self.kpps(self._line.signaled(family))
+
+    def asleep_kpps(self, family: int) -> float:
+        """All tables are: what the gate's routing rule and the kernel's defragmentation cost."""
+        line = self._line
+        with line.asleep(line.client, line.gate, line.server):
+            return self.kpps(line.wire(family))
 
     def gate_kpps(self, family: int) -> float:
         """Only the hosts' tables are: the same flow as it is on the wire, through its pinhole."""

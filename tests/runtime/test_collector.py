@@ -27,7 +27,7 @@ class Knot:
 def test_cycles_are_still_collected_once_there_are_enough_of_them() -> None:
     settle()
     first = weakref.ref(Knot())
-    for _ in range(OBJECTS_BETWEEN):
+    for _ in range(2 * OBJECTS_BETWEEN):
         Knot()
     assert first() is None
 
