@@ -93,6 +93,7 @@ class Agent:
         self._tap.start()
         self.driver.start(self._on_received)
         self._watch = asyncio.ensure_future(self._watch_silence())
+        self._close_what_ended_meanwhile()
         self.log.write("daemon.ready")
 
     async def stop(self) -> None:
@@ -216,6 +217,13 @@ class Agent:
         cid = self._by_local(flow)
         if cid is not None and not is_open(flow):
             self.close(cid, "closed by the application")
+
+    def _close_what_ended_meanwhile(self) -> None:
+        """Nobody told of the sockets that were closed while no agent ran."""
+        for cid, connection in list(self.host.connections.items()):
+            local = connection.agreement.local
+            if local.transport is not Transport.UDP and not is_open(local):
+                self.close(cid, "closed by the application while no agent ran")
 
     async def _watch_silence(self) -> None:
         silence = Silence(self.close)
