@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 IP = IPv4Address | IPv6Address
 
+_NAT64 = int(IPv6Address("64:ff9b::")) >> 32
+
 
 class Transport(IntEnum):
     """What carries the data of a connection; the number is the one on the wire."""
@@ -39,6 +41,18 @@ def canonical_ip(ip: IP) -> IP:
             raise ValueError(f"{ip} has a zone; a zone means nothing to another host")
         return ip.ipv4_mapped or ip
     return ip
+
+
+def carried_ipv4(ip: IP) -> IPv4Address | None:
+    """The IPv4 address to which packets for this IPv6 address go in the end, where it shows one.
+
+    Known are 6to4 (RFC 3056) and NAT64's well-known prefix (RFC 6052). Spec: R-2.6.
+    """
+    if isinstance(ip, IPv4Address):
+        return None
+    if int(ip) >> 32 == _NAT64:
+        return IPv4Address(ip.packed[12:])
+    return ip.sixtofour
 
 
 @lru_cache(maxsize=4096)  # the same few hosts, again and again

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from . import constants as c
-from .address import IP, Address
+from .address import IP
 from .codec import DecodeError, Header
 from .effects import Dropped, Effect, SendDatagram
 from .errors import DropReason
 from .events import DatagramReceived, MessageReceived
 from .messages import Challenge, Hop, Open, decode_message, encode
+from .opening import answer
 from .route import TokenBox
 from .rule import Cid
 
@@ -72,7 +73,7 @@ class FrontDoor:
             return Dropped(DropReason.MALFORMED, source)
         if isinstance(message, Open) and not proved:
             if bucket.opens < 1:
-                return self.challenge(header, source, now, message.hops)
+                return self.challenge(event, header, message.hops, now)
             bucket.opens -= 1
         return MessageReceived(
             header,
@@ -86,12 +87,16 @@ class FrontDoor:
         )
 
     def challenge(
-        self, header: Header, source: Address, now: float, hops: tuple[Hop, ...] = ()
+        self,
+        event: DatagramReceived | MessageReceived,
+        header: Header,
+        hops: tuple[Hop, ...],
+        now: float,
     ) -> SendDatagram:
         """Ask a source to show that it receives there; costs no state. Spec: R-5.5."""
-        proof = self._box.create_cookie(header.cid, source, now)
-        answer = Header(Challenge.TYPE, header.seq, header.cid)
-        return SendDatagram(encode(answer, Challenge(proof, hops)), source)
+        proof = self._box.create_cookie(header.cid, event.source, now)
+        challenge = Header(Challenge.TYPE, header.seq, header.cid)
+        return answer(event, encode(challenge, Challenge(proof, hops)))
 
     def _refilled(self, ip: IP, now: float) -> _Bucket:
         prefix = prefix_of(ip)

@@ -42,7 +42,9 @@ ALTERNATIVES_MAX = 7
 SERVICE_BYTES_MAX = 32
 NAME_BYTES_MAX = 64
 REASON_BYTES_MAX = 160
-TOKEN_BYTES_MAX = 200
+TOKEN_BYTES_MAX = 255
+"""Five addresses, two hashes, a rule and a service, sealed; most have half of it."""
+
 DATA_BYTES_MAX = 512
 """The first datagram, riding on OPEN or ACCEPT; what does not fit goes after ACCEPT as usual."""
 

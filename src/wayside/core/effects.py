@@ -16,10 +16,11 @@ from .rule import Cid, Rule
 
 @dataclass(frozen=True, slots=True)
 class SendDatagram:
-    """Send this signaling datagram."""
+    """Send this signaling datagram; `source`: in whose name, None: as routing has it. R-8.1."""
 
     data: bytes
     destination: Address
+    source: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,14 @@ class ChangeRules:
     put: tuple[Rule, ...] = ()
     remove: tuple[Rule, ...] = ()
     then: tuple[SendDatagram, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRule:
+    """Look what the kernel has of a connection's rules; comes back as `RuleRead`."""
+
+    cid: Cid
+    matches: tuple[Flow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class Dropped:
 Effect = (
     SendDatagram
     | ChangeRules
+    | ReadRule
     | DeliverData
     | SaveConnection
     | ForgetConnection

@@ -92,6 +92,18 @@ class RulesFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleRead:
+    """What the kernel has of a connection's rules.
+
+    `expires_s`: seconds until the last of them goes; None: there is none. `packets`: in all.
+    """
+
+    cid: Cid
+    expires_s: float | None
+    packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The machine's deadline was reached."""
 
@@ -110,6 +122,7 @@ Event = (
     | CloseRequested
     | DataAnswered
     | RulesFailed
+    | RuleRead
     | TimePassed
     | ClockSet
 )

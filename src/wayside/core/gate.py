@@ -1,4 +1,4 @@
-"""A gate's role: admits connections through a firewall, and forgets as much as it can.
+"""A gate's role: admits connections through a firewall or a NAT, and forgets as much as it can.
 
 An OPEN in transit is judged before it goes on, and leaves nothing here: what must be known when
 its ACCEPT comes back travels in a sealed token. The ACCEPT, signed by the very key that was asked,
@@ -10,24 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import assert_never
 
 from . import constants as c
-from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota
 from .codec import DecodeError, decode_body
-from .crypto import BadSignature, SigningKey, digest, verify
+from .crypto import BadSignature, SigningKey, verify
 from .effects import (
     ChangeRules,
     Dropped,
     Effect,
+    ReadRule,
     ReportClosed,
     ReportOpened,
     ReportRefused,
     SendDatagram,
 )
-from .errors import DropReason, IllegalMove
+from .errors import DropReason
 from .events import (
     ClockSet,
     CloseRequested,
@@ -36,6 +35,7 @@ from .events import (
     Event,
     MessageReceived,
     OpenRequested,
+    RuleRead,
     RulesFailed,
     TimePassed,
 )
@@ -53,65 +53,28 @@ from .messages import (
     Redirect,
     Reject,
     Stop,
+    encode,
     padded,
 )
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, is_agreed, refuse
+from .opening import (
+    SIGNATURE_CONTEXT,
+    CheckedOpen,
+    Refusal,
+    check_open,
+    refuse,
+)
+from .passage import Crossing, Passage, Stage, restored
+from .passages import Passages
 from .policy import Direction, Policy, PolicyAction, Request, Verdict
-from .route import TOKEN_VALID_S, TokenBox, TokenState
-from .rule import Action, Cid, Rule, note_of
-from .timers import Deadlines
+from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, parties_of
+from .rule import Cid, Rule
+from .way import Translation, Way, crossing_of, way_of
 
-ROLE_GATE = 1
-"""What a hop record says of a box that makes pinholes and rewrites nothing. Spec: R-8.1."""
+KERNEL_ANSWERS_S = 5.0
+"""A kernel says within this whether it still has a rule; one that does not has none."""
 
-
-class Stage(Enum):
-    """Where a connection is in its life at a gate; the value is a line for docs/states.md."""
-
-    PENDING = "accepted; rules for 5 seconds"
-    LIVE = "confirmed; rules that packets renew"
-    ENDED = "closed; remembered while its tokens could be replayed"
-
-
-TRANSITIONS: dict[Stage | None, frozenset[Stage]] = {
-    None: frozenset({Stage.PENDING}),
-    Stage.PENDING: frozenset({Stage.PENDING, Stage.LIVE, Stage.ENDED}),
-    Stage.LIVE: frozenset({Stage.LIVE, Stage.ENDED}),
-    Stage.ENDED: frozenset(),
-}
-
-
-@dataclass(slots=True)
-class Passage:
-    """One connection through this gate. `until`: when it is forgotten here, monotonic seconds."""
-
-    cid: Cid
-    stage: Stage
-    flow: Flow
-    seq: int
-    until: float
-    lifetime_s: float
-    service: str = ""
-    rule: str = ""
-    offered: int = -1
-
-    def rules(self, gate_lifetime_s: float) -> tuple[Rule, ...]:
-        """The two pinholes, one each way; none where no packets are. Spec: R-6.1, R-6.4."""
-        if self.flow.transport is Transport.NONE:
-            return ()
-        live = self.stage is Stage.LIVE
-        note = note_of(str(self.seq), f"{self.lifetime_s:g}", self.service, self.rule)
-        return tuple(
-            Rule(
-                self.cid,
-                match,
-                Action.ACCEPT,
-                lifetime_s=self.lifetime_s if live else c.PENDING_S,
-                renewed_by_packets=live and self.lifetime_s >= gate_lifetime_s,
-                note=note if match is self.flow else "",
-            )
-            for match in (self.flow, self.flow.reversed())
-        )
+LOCATION = "location"
+"""The service by which a host says where it is: a NAT that lets it out knows it from then on."""
 
 
 @dataclass(slots=True)
@@ -125,6 +88,7 @@ class GateContext:
     entropy: Callable[[int], bytes]
     lifetime_s: float = c.LIFETIME_S
     epoch_s: float = 0.0
+    nat: Translation | None = None
 
 
 class Gate:
@@ -132,12 +96,9 @@ class Gate:
 
     def __init__(self, context: GateContext, door: FrontDoor, box: TokenBox, quota: Quota) -> None:
         self.context = context
-        self.passages: dict[Cid, Passage] = {}
         self._door = door
         self._box = box
-        self._quota = quota
-        self._by_flow: dict[Flow, Cid] = {}
-        self._deadlines = Deadlines()
+        self._table = Passages(quota)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -151,6 +112,8 @@ class Gate:
                 return self._on_message_received(event, now)
             case RulesFailed():
                 return self._on_rules_failed(event, now)
+            case RuleRead():
+                return self._on_rule_read(event, now)
             case CloseRequested():
                 return self._on_close_requested(event, now)
             case TimePassed():
@@ -164,9 +127,14 @@ class Gate:
                 assert_never(event)
 
     @property
+    def passages(self) -> dict[Cid, Passage]:
+        """The connections through this gate; only to look at."""
+        return self._table.by_cid
+
+    @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self._deadlines.next
+        return self._table.deadlines.next
 
     def restore(self, rules: list[tuple[Rule, float]], now: float) -> int:
         """Read back what the kernel holds after a restart: rules, seconds left. Spec: R-6.5.
@@ -174,17 +142,10 @@ class Gate:
         Returns how many connections there are.
         """
         for rule, left_s in rules:
-            try:
-                number, lifetime, service, name = rule.note.split(" ")
-                seq, lifetime_s = int(number), float(lifetime)
-            except ValueError:
-                continue
-            live = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
-            passage = Passage(
-                rule.owner, live, rule.match, seq, now + left_s, lifetime_s, service, name, seq
-            )
-            self._quota.count(rule.match.source.ip)
-            self._keep(passage)
+            passage = restored(rule, left_s, now)
+            if passage is not None:
+                self._table.count(rule.match.source.ip)
+                self._table.keep(passage)
         return len(self.passages)
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
@@ -207,52 +168,40 @@ class Gate:
     # --- OPEN: judge, seal, send on; keep nothing ---
 
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
-        if not event.transit or event.side not in ("inside", "outside"):
-            return [Dropped(DropReason.UNEXPECTED, event.source)]
         known = self.passages.get(event.header.cid)
+        if event.side not in ("inside", "outside"):
+            return [Dropped(DropReason.UNEXPECTED, event.source)]
         if known is not None and (event.header.seq < known.offered or known.stage is Stage.ENDED):
             return [Dropped(DropReason.STALE, event.source)]
-        context = self.context
-        opened = check_open(event, message, context.names, context.epoch_s + now)
+        opened = check_open(event, message, self.context.names, self.context.epoch_s + now)
         if opened is DropReason.TIME:
-            return [self._door.challenge(event.header, event.source, now, message.hops)]
+            return [self._door.challenge(event, event.header, message.hops, now)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
-        refusal = self._misplaced(event, message, opened)
-        if refusal is not None:
-            return self._refuse(event, opened, refusal)
+        way = way_of(event, message, opened, self.context.nat, self._table)
+        if isinstance(way, DropReason):
+            return [Dropped(way, event.source)]
+        if isinstance(way, Refusal):
+            return self._refuse(event, opened, way)
         verdict = self._judge(event, opened)
         if verdict.action is PolicyAction.REJECT:
             reason = verdict.reason or "the policy of this gate does not allow it"
             return self._refuse(event, opened, Refusal(Code.POLICY, reason, verdict.rule))
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
-            return [self._door.challenge(event.header, event.source, now, message.hops)]
-        return self._forward(event, message, opened, verdict, now)
-
-    def _misplaced(
-        self, event: MessageReceived, message: Open, opened: CheckedOpen
-    ) -> Refusal | None:
-        """Why no rule may be made for these addresses; None when one may. Spec: R-5.1.6."""
-        flow = opened.flow
-        if flow.source.ip.is_loopback:
-            return Refusal(Code.BAD_ADDRESS, "a loopback address")
-        if flow.destination.ip != event.destination.ip:
-            return Refusal(Code.BAD_ADDRESS, f"asked for {flow.destination.ip} on another path")
-        if not message.hops and flow.source.ip != event.source.ip:
-            return Refusal(Code.BAD_ADDRESS, f"it came from {event.source.ip}: a NAT on the path")
-        return None
+            return [self._door.challenge(event, event.header, message.hops, now)]
+        state = self._state(event, opened, way, verdict, now)
+        return self._forward(event, message, opened, way, state)
 
     def _judge(self, event: MessageReceived, opened: CheckedOpen) -> Verdict:
+        """Ask the policy about a connection, whichever of its ends asks now. Spec: R-5.4.5."""
         terms = opened.terms
-        request = Request(
-            terms.from_key,
-            opened.from_name,
-            terms.to_key,
-            opened.to_name,
-            terms.service,
-            terms.transport,
-            Direction.OUT if event.side == "inside" else Direction.IN,
-        )
+        parties = (terms.from_key, opened.from_name, terms.to_key, opened.to_name)
+        outward = event.side == "inside"
+        if event.header.seq % 2:  # an odd seq: the responder of the connection
+            parties = (*parties[2:], *parties[:2])
+            outward = not outward
+        direction = Direction.OUT if outward else Direction.IN
+        request = Request(*parties, terms.service, terms.transport, direction)
         return self.context.policy.decide(request)
 
     def _refuse(
@@ -270,32 +219,47 @@ class Gate:
         )
         return [refuse(context.key, context.name, event, opened.hash, refusal), report]
 
+    def _state(
+        self, event: MessageReceived, opened: CheckedOpen, way: Way, verdict: Verdict, now: float
+    ) -> TokenState:
+        """What we must know again when the answer comes. Spec: R-8.2."""
+        terms = opened.terms
+        most = self.context.lifetime_s
+        granted = min(terms.lifetime_s or c.LIFETIME_S, verdict.lifetime_s or most, most)
+        registers = terms.service == LOCATION and self.context.nat and event.side == "inside"
+        return TokenState(
+            issued_s=int(now),
+            previous=event.source,
+            port=way.near.port,
+            binding=binding_of(terms.to_key, opened.hash, way.onward.ip),
+            parties=parties_of(terms.from_key, terms.to_key),
+            lifetime_s=max(int(granted), int(c.LIFETIME_MIN_S)),
+            transport=terms.transport,
+            rule=verdict.rule,
+            service=terms.service,
+            here=way.here,
+            onward=way.onward if way.here else None,
+            far=way.far if way.hides_source else None,
+            key=terms.from_key if registers else b"",
+        )
+
     def _forward(
         self,
         event: MessageReceived,
         message: Open,
         opened: CheckedOpen,
-        verdict: Verdict,
-        now: float,
+        way: Way,
+        state: TokenState,
     ) -> list[Effect]:
-        """Append our record and send the OPEN on to where it was going. Spec: R-8.1 to R-8.3."""
-        terms = opened.terms
-        granted = min(
-            terms.lifetime_s or c.LIFETIME_S,
-            verdict.lifetime_s or self.context.lifetime_s,
-            self.context.lifetime_s,
+        """Append our record and send the OPEN on to where it is going. Spec: R-8.1 to R-8.3."""
+        hop = Hop(
+            self.context.key.public,
+            way.role,
+            state.lifetime_s,
+            self._box.create_token(event.header.cid, event.header.seq, state),
+            state.far,
+            state.onward,
         )
-        state = TokenState(
-            issued_ms=int(now * 1000),
-            previous=event.source,
-            binding=_binding(terms.to_key, opened.hash, terms.source, terms.destination),
-            lifetime_s=max(int(granted), int(c.LIFETIME_MIN_S)),
-            transport=terms.transport,
-            rule=verdict.rule,
-            service=terms.service,
-        )
-        token = self._box.create_token(event.header.cid, event.header.seq, state)
-        hop = Hop(self.context.key.public, ROLE_GATE, state.lifetime_s, token)
         if len(message.hops) >= c.HOPS_MAX:
             refusal = Refusal(Code.ROUTE_TOO_LONG, "too many gates on the path")
             return self._refuse(event, opened, refusal)
@@ -305,7 +269,7 @@ class Gate:
         except ValueError:
             refusal = Refusal(Code.ROUTE_TOO_LONG, "no room for another gate in the OPEN")
             return self._refuse(event, opened, refusal)
-        return [SendDatagram(datagram, event.destination)]
+        return [SendDatagram(datagram, way.onward, way.name)]
 
     # --- the way back: ACCEPT makes pending rules, everything finds its way by our token ---
 
@@ -316,9 +280,9 @@ class Gate:
             return [Dropped(DropReason.TOKEN, event.source)]
         try:
             terms = decode_body(AcceptTerms, message.signed)
-            flow = Flow(state.transport, terms.source, terms.destination)
-            binding = _binding(terms.from_key, terms.open_hash, terms.source, terms.destination)
-            if binding != state.binding or not is_agreed(flow):
+            crossing = crossing_of(event, state, message, terms, self._table, self.context.nat)
+            binding = binding_of(terms.from_key, terms.open_hash, event.source.ip)
+            if binding != state.binding or crossing is None:
                 return [Dropped(DropReason.ADDRESS, event.source)]
             signed = header.signing + message.signed
             verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
@@ -326,42 +290,63 @@ class Gate:
             return [Dropped(DropReason.MALFORMED, event.source)]
         except BadSignature:
             return [Dropped(DropReason.SIGNATURE, event.source)]
-        onward = SendDatagram(event.data, state.previous)
-        return self._offer(event, flow, state, onward, now)
+        data = event.data
+        if crossing.near.destination != crossing.far.destination:
+            returned = (*message.returned, crossing.near.destination)
+            data = encode(header, Accept(message.signed, message.signature, message.hops, returned))
+        onward = SendDatagram(data, state.previous, state.here or event.source)
+        return self._offer(event, crossing, state, onward, now)
 
     def _offer(
         self,
         event: MessageReceived,
-        flow: Flow,
+        crossing: Crossing,
         state: TokenState,
         onward: SendDatagram,
         now: float,
     ) -> list[Effect]:
-        """Pending rules first, then the ACCEPT goes on. Spec: R-5.2.4."""
-        header = event.header
-        known = self.passages.get(header.cid)
+        """Pending rules first, then the ACCEPT goes on. Spec: R-5.2.4, R-5.4.4."""
+        cid, seq = event.header.cid, event.header.seq
+        known = self.passages.get(cid)
         if known is not None:
-            if known.stage is Stage.ENDED or header.seq < known.offered or known.flow != flow:
+            other = known.parties != state.parties
+            if known.stage is Stage.ENDED or seq < known.offered or other:
                 return [Dropped(DropReason.STALE, event.source)]
             if known.stage is Stage.LIVE:
-                known.offered = header.seq
-                return [onward]
-        if known is None and not self._quota.take(flow.source.ip):
+                known.offered = seq
+                return self._moves(known, crossing, onward)
+        if known is None and not self._table.has_room(crossing.near.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
         passage = Passage(
-            header.cid,
+            cid,
             Stage.PENDING,
-            flow,
-            header.seq,
+            crossing,
+            seq,
             now + c.PENDING_S,
             state.lifetime_s,
+            state.parties,
             state.service,
             state.rule,
-            header.seq,
+            seq,
+            key=state.key,
         )
-        self._keep(passage)
+        stale: tuple[Rule, ...] = ()
+        if known is not None and known.crossing != crossing:
+            stale = known.rules(self.context.lifetime_s)
+            self._table.move(known, crossing)
+        self._table.keep(passage)
         rules = passage.rules(self.context.lifetime_s)
-        return [ChangeRules(header.cid, rules, (), (onward,))]
+        return [ChangeRules(cid, rules, stale, (onward,))]
+
+    def _moves(self, known: Passage, crossing: Crossing, onward: SendDatagram) -> list[Effect]:
+        """A live connection's ACCEPT: of a refresh, or of an end that moves. Spec: R-5.4.5."""
+        lifetime_s = self.context.lifetime_s
+        old = known.moving_rules(lifetime_s)
+        known.moving = None
+        if crossing in (known.crossing, known.crossing.reversed()):
+            return [ChangeRules(known.cid, (), old, (onward,))] if old else [onward]
+        known.moving = crossing
+        return [ChangeRules(known.cid, known.moving_rules(lifetime_s), old, (onward,))]
 
     def _on_refusal(
         self, event: MessageReceived, message: Challenge | Reject | Redirect, now: float
@@ -370,7 +355,7 @@ class Gate:
         state = self._fresh_token(event, message, now)
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
-        onward = SendDatagram(event.data, state.previous)
+        onward = SendDatagram(event.data, state.previous, state.here or event.source)
         known = self.passages.get(event.header.cid)
         if known is None or known.stage is not Stage.PENDING or isinstance(message, Challenge):
             return [onward]
@@ -379,57 +364,69 @@ class Gate:
     def _fresh_token(
         self, event: MessageReceived, message: Message, now: float
     ) -> TokenState | None:
-        if event.transit:
-            return None
+        """Our own token in an answer from where the OPEN went on to. Spec: R-8.2."""
         state = self._box.consume_token(event.header.cid, event.header.seq, _hops(message))
-        fresh = state is not None and 0 <= now - state.issued_ms / 1000 <= TOKEN_VALID_S
-        return state if fresh else None
+        if state is None or not 0 <= now - state.issued_s <= TOKEN_VALID_S:
+            return None
+        return state if event.destination.ip == state.source.ip else None
 
     # --- along the route: CONFIRM makes rules last, CLOSE takes them away ---
 
     def _on_confirm(self, event: MessageReceived, message: Confirm, now: float) -> list[Effect]:
         header = event.header
         state = self._box.consume_token(header.cid, header.seq, message.hops)
-        if state is None or not event.transit:
+        if state is None or event.transit is (state.here is not None):
             return [Dropped(DropReason.TOKEN, event.source)]
         passage = self.passages.get(header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [Dropped(DropReason.UNKNOWN, event.source)]
         if header.seq != passage.offered:
             return [Dropped(DropReason.STALE, event.source)]
-        onward = SendDatagram(event.data, event.destination)
+        onward = self._along(event, state)
         if passage.stage is Stage.LIVE and passage.seq == header.seq:
             return [onward]
-        passage.lifetime_s = state.lifetime_s
-        return self._confirm(passage, header.seq, onward, now)
+        return [onward, *self._confirm(passage, header.seq, state, now)]
 
-    def _confirm(
-        self, passage: Passage, seq: int, onward: SendDatagram, now: float
-    ) -> list[Effect]:
-        refreshed = passage.stage is Stage.LIVE
-        self._enter(passage, Stage.LIVE)
-        passage.seq = seq
-        passage.until = now + passage.lifetime_s
-        self._keep(passage)
-        rules = passage.rules(self.context.lifetime_s)
+    def _confirm(self, passage: Passage, seq: int, state: TokenState, now: float) -> list[Effect]:
+        refreshed, most = passage.stage is Stage.LIVE, self.context.lifetime_s
+        moved = passage.rules(most) if passage.moving else ()
+        if passage.moving is not None:
+            self._table.move(passage, passage.moving)
+            passage.moving = None
+        passage.enter(Stage.LIVE)
+        passage.seq, passage.lifetime_s = seq, state.lifetime_s
+        passage.until, passage.asked_kernel = now + passage.lifetime_s, False
+        self._table.keep(passage)
+        if state.key:
+            self._table.register(passage, state.previous)
+        crossing = passage.crossing
         report = ReportOpened(
             passage.cid,
             str(passage.flow.source.ip),
             passage.service,
-            passage.flow,
-            passage.flow,
+            crossing.far,
+            crossing.near,
             passage.lifetime_s,
             refreshed,
         )
-        return [ChangeRules(passage.cid, rules, (), (onward,)), report]
+        return [ChangeRules(passage.cid, passage.rules(most), moved), report]
+
+    def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram:
+        """Pass a message on along the route, whichever way it goes. Spec: R-8.2."""
+        back = event.destination.ip == state.source.ip
+        if state.onward is not None:
+            back = event.source.ip == state.onward.ip
+        if back:
+            return SendDatagram(event.data, state.previous, state.here or event.source)
+        onward = state.onward or event.destination
+        return SendDatagram(event.data, onward, state.source.with_port(c.SIGNALING_PORT))
 
     def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
         """Who shows our token was on the path: the rules go, the message goes on. R-5.9.2."""
         state = self._box.consume_token(event.header.cid, event.header.seq, message.hops)
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
-        towards = event.destination if event.transit else state.previous
-        onward = SendDatagram(event.data, towards)
+        onward = self._along(event, state)
         passage = self.passages.get(event.header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [onward]
@@ -441,50 +438,57 @@ class Gate:
             return []
         return self._end(passage, event.reason or "closed at the gate", now)
 
-    def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
-        ours = self._by_flow.get(passage.flow) == passage.cid
-        remove = passage.rules(self.context.lifetime_s) if ours else ()
-        self._enter(passage, Stage.ENDED)
-        passage.until = now + TOKEN_VALID_S
-        self._deadlines.set(passage.cid, passage.until)
-        peer = str(passage.flow.source.ip)
-        return [
-            ChangeRules(passage.cid, remove=remove),
-            ReportClosed(passage.cid, peer, passage.service, reason),
-        ]
-
     def _on_rules_failed(self, event: RulesFailed, now: float) -> list[Effect]:
         passage = self.passages.get(event.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return []
         return self._end(passage, f"the kernel refused the rules: {event.why}", now)
 
+    def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
+        most = self.context.lifetime_s
+        ours = passage.rules(most) if self._table.owns(passage) else ()
+        remove = (*ours, *passage.moving_rules(most))
+        passage.enter(Stage.ENDED)
+        passage.moving = None
+        passage.until = now + TOKEN_VALID_S
+        self._table.deadlines.set(passage.cid, passage.until)
+        peer = str(passage.flow.source.ip)
+        return [
+            ChangeRules(passage.cid, remove=remove),
+            ReportClosed(passage.cid, peer, passage.service, reason),
+        ]
+
+    # --- what is over: the kernel ends the rules themselves, and is asked before we forget ---
+
     def _on_time_passed(self, now: float) -> list[Effect]:
-        """Forget what is over. The kernel ends the rules themselves. Spec: R-6.4."""
-        for cid in self._deadlines.take_due(now):
-            passage = self.passages.pop(cid)
-            self._quota.release(passage.flow.source.ip)
-            for flow in (passage.flow, passage.flow.reversed()):
-                if self._by_flow.get(flow) == cid:
-                    del self._by_flow[flow]
+        """Forget what is over, but not what packets have kept alive. Spec: R-5.9.2, R-6.4."""
+        effects: list[Effect] = []
+        for cid in self._table.deadlines.take_due(now):
+            passage = self.passages[cid]
+            renewed = any(
+                rule.renewed_by_packets for rule in passage.rules(self.context.lifetime_s)
+            )
+            if passage.stage is Stage.LIVE and renewed and not passage.asked_kernel:
+                passage.asked_kernel = True
+                passage.until = now + KERNEL_ANSWERS_S
+                self._table.deadlines.set(cid, passage.until)
+                effects.append(ReadRule(cid, passage.crossing.flows))
+            else:
+                self._table.forget(passage)
+        return effects
+
+    def _on_rule_read(self, event: RuleRead, now: float) -> list[Effect]:
+        passage = self.passages.get(event.cid)
+        if passage is None or not passage.asked_kernel or passage.stage is not Stage.LIVE:
+            return []
+        passage.asked_kernel = False
+        if event.expires_s is None:
+            self._table.forget(passage)
+        else:
+            passage.until = now + event.expires_s
+            self._table.deadlines.set(event.cid, passage.until)
         return []
-
-    def _keep(self, passage: Passage) -> None:
-        """The rules of a flow are those of the passage that had it last."""
-        self.passages[passage.cid] = passage
-        self._by_flow[passage.flow] = self._by_flow[passage.flow.reversed()] = passage.cid
-        self._deadlines.set(passage.cid, passage.until)
-
-    def _enter(self, passage: Passage, new: Stage) -> None:
-        if new not in TRANSITIONS[passage.stage]:
-            raise IllegalMove(f"{passage.stage} to {new}")
-        passage.stage = new
 
 
 def _hops(message: Message) -> tuple[Hop, ...]:
     return getattr(message, "hops", ())
-
-
-def _binding(to_key: bytes, asked: bytes, source: Address, destination: Address) -> bytes:
-    """What ties a token to one OPEN and what may answer it, 16 bytes. Spec: R-8.3."""
-    return digest(to_key, asked, source.pack(), destination.ip.packed)[:16]

@@ -24,19 +24,21 @@ from .events import (
     Event,
     MessageReceived,
     OpenRequested,
+    RuleRead,
     RulesFailed,
     TimePassed,
 )
 from .identity import Names, PeerIdentity
 from .initiator import Initiator
 from .messages import Code, Open
-from .opening import CheckedOpen, Refusal, check_open, refuse
+from .opening import CheckedOpen, Refusal, check_open, refuse, source_of
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .responder import Responder
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
 from .timers import Deadlines
 from .virtual import VirtualAddresses
+from .way import misled, misplaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Host:
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
+            case RuleRead():
+                return []
             case _:
                 assert_never(event)
 
@@ -150,7 +154,7 @@ class Host:
             return self._step(connection, event, now)
         opened = check_open(event, event.message, self.answering.names, self.context.unix_s(now))
         if opened is DropReason.TIME:
-            return [self._door.challenge(event.header, event.source, now, event.message.hops)]
+            return [self._door.challenge(event, event.header, event.message.hops, now)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
         if opened.terms.to_key != self.context.key.public:
@@ -168,19 +172,14 @@ class Host:
     def _judge(self, event: MessageReceived, opened: CheckedOpen, now: float) -> Responder | Effect:
         """A responder for a new connection, or the REJECT that it gets instead. Spec: R-5.6."""
         terms = opened.terms
-        if event.destination.ip != terms.destination.ip and not event.destination.ip.is_unspecified:
-            return self._refuse(event, opened, Code.BAD_ADDRESS, "sent to another address")
-        if terms.source.ip != event.source.ip and not _has_hops(event):
-            return self._refuse(
-                event,
-                opened,
-                Code.BAD_ADDRESS,
-                f"it came from {event.source.ip}: a NAT on the path",
-            )
-        if self.virtual is not None and self.virtual.covers(terms.source.ip):
-            return self._refuse(event, opened, Code.BAD_ADDRESS, "an address inside a host")
-        if terms.source.ip.is_loopback and not event.source.ip.is_loopback:
-            return self._refuse(event, opened, Code.BAD_ADDRESS, "a loopback address")
+        message = event.message
+        assert isinstance(message, Open)
+        refusal = misled(event, message, opened) or misplaced(event, message, opened)
+        source = source_of(terms, message.hops)
+        if self.virtual is not None and self.virtual.covers(source.ip):
+            refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
+        if refusal is not None:
+            return refuse(self.context.key, self.context.name, event, opened.hash, refusal)
         request = Request(
             terms.from_key,
             opened.from_name,
@@ -194,9 +193,7 @@ class Host:
         if verdict.action is PolicyAction.REJECT:
             return self._refuse(event, opened, Code.POLICY, verdict.reason, verdict.rule)
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
-            message = event.message
-            assert isinstance(message, Open)
-            return self._door.challenge(event.header, event.source, now, message.hops)
+            return self._door.challenge(event, event.header, message.hops, now)
         offered = self.answering.services.get(terms.service)
         if offered is None:
             return self._refuse(event, opened, Code.NO_SERVICE, f"no service {terms.service} here")
@@ -211,18 +208,21 @@ class Host:
         terms = opened.terms
         port = 0 if terms.transport is Transport.NONE else port
         peer = PeerIdentity(terms.from_key, opened.from_name or "", terms.from_certificate)
-        wire = Flow(terms.transport, terms.destination.with_port(port), terms.source)
+        message, here = event.message, event.destination
+        assert isinstance(message, Open)
+        here = terms.destination if here.ip.is_unspecified else here
+        wire = Flow(terms.transport, here.with_port(port), source_of(terms, message.hops))
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
         if isinstance(other, Responder) and terms.time_s < other.asked_s and not event.proved:
             return Dropped(DropReason.STALE, event.source)
-        if not self._quota.take(terms.source.ip):
+        if not self._quota.take(wire.destination.ip):
             return self._refuse(event, opened, Code.BUSY, "too many connections")
         try:
             local = self._local(wire, peer.key, port)
         except OverflowError:
-            self._quota.release(terms.source.ip)
+            self._quota.release(wire.destination.ip)
             return self._refuse(event, opened, Code.BUSY, "too many peers")
         return Responder(
             self.context, Agreement(event.header.cid, peer, terms.service, wire, local)
@@ -322,7 +322,3 @@ class Host:
     ) -> Effect:
         context = self.context
         return refuse(context.key, context.name, event, opened.hash, Refusal(code, reason, rule))
-
-
-def _has_hops(event: MessageReceived) -> bool:
-    return isinstance(event.message, Open) and bool(event.message.hops)

@@ -185,7 +185,7 @@ class Initiator(Connection):
         try:
             terms = self._believed(event.header, message, attempt)
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
-            wire = self._agreed_wire(terms)
+            wire = self._agreed_wire(terms, message)
         except DecodeError:
             return self._drop(event, DropReason.MALFORMED)
         except BadSignature:
@@ -210,11 +210,15 @@ class Initiator(Connection):
             raise BadSignature("the responder saw other hops")
         return terms
 
-    def _agreed_wire(self, terms: AcceptTerms) -> Flow:
+    def _agreed_wire(self, terms: AcceptTerms, message: Accept) -> Flow:
+        """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
         wire = self.agreement.wire
         if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of other addresses")
-        agreed = Flow(wire.transport, wire.source, terms.destination)
+        there = (message.returned or (terms.destination,))[-1]
+        if there.ip != self.towards.ip:
+            raise ValueError("packets would go elsewhere than the OPEN")
+        agreed = Flow(wire.transport, wire.source, there)
         if not is_agreed(agreed):
             raise ValueError("the responder left the port open")
         return agreed
@@ -223,7 +227,8 @@ class Initiator(Connection):
         seen = accept_seen(message)
         confirm = Header(Confirm.TYPE, header.seq, header.cid)
         proof = mac(key, confirm.signing, seen)
-        return SendDatagram(encode(confirm, Confirm(seen, proof, message.hops)), self.towards)
+        answer = Confirm(seen, proof, message.hops, message.returned)
+        return SendDatagram(encode(confirm, answer), self.towards)
 
     def _connected(
         self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float

@@ -274,10 +274,12 @@ class Confirm:
         Field(1, "seen", HASH),
         Field(2, "mac", MAC),
         Field(3, "hops", HOPS, optional=True),
+        Field(4, "returned", many(ADDRESS, c.HOPS_MAX), optional=True),
     )
     seen: bytes
     mac: bytes
     hops: tuple[Hop, ...] = ()
+    returned: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

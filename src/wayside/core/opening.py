@@ -6,17 +6,18 @@ signature, then who vouches for the names. Spec: R-5.1, R-5.6, R-7.1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from . import constants as c
-from .address import IP, Flow, Transport
+from .address import IP, Address, Flow, Transport, carried_ipv4
 from .codec import DecodeError, Header, decode_body, encode_body
 from .crypto import BadSignature, SigningKey, digest, verify
 from .effects import SendDatagram
 from .errors import DropReason
-from .events import MessageReceived
+from .events import DatagramReceived, MessageReceived
 from .identity import Names
 from .messages import Code, Hop, Open, OpenTerms, Reject, RejectTerms, encode
 
@@ -75,7 +76,17 @@ def check_open(
     )
 
 
-_BROADCAST = IPv4Address("255.255.255.255")
+_NOBODY = tuple(map(ip_network, ("0.0.0.0/8", "255.255.255.255/32", "2001::/32", "64:ff9b:1::/48")))
+"""No host has one; or, of Teredo and NAT64's local prefix, none can tell whose it is. R-2.6."""
+
+_INNER = tuple(
+    ip_network(text)
+    for text in (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        *("100.64.0.0/10", "127.0.0.0/8", "198.18.0.0/15"),
+    )
+)
+"""IPv4 addresses that mean something inside a host or a network, and nothing behind a relay."""
 
 
 def is_sound(flow: Flow) -> bool:
@@ -99,7 +110,16 @@ def is_sound(flow: Flow) -> bool:
 
 @lru_cache(maxsize=4096)  # 3 us each time, and four times a connection
 def _is_unicast(ip: IP) -> bool:
-    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST)
+    if ip.is_multicast or ip.is_unspecified or ip.is_link_local or _is_in(ip, _NOBODY):
+        return False
+    if ip.version == 6 and int(ip) >> 64 == 0:  # v4-compatible and the like: RFC 4291, 2.5.5
+        return ip.is_loopback
+    carried = carried_ipv4(ip)
+    return carried is None or (_is_unicast(carried) and not _is_in(carried, _INNER))
+
+
+def _is_in(ip: IP, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    return any(ip in network for network in networks)
 
 
 def is_agreed(flow: Flow) -> bool:
@@ -115,6 +135,21 @@ class Refusal:
     code: Code
     reason: str
     rule: str = ""
+
+
+def answer(event: DatagramReceived | MessageReceived, data: bytes) -> SendDatagram:
+    """An answer goes back to where a datagram came from, from where it was sent to. R-2.7."""
+    known = not event.destination.ip.is_unspecified
+    return SendDatagram(data, event.source, event.destination if known else None)
+
+
+def source_of(terms: OpenTerms, hops: tuple[Hop, ...]) -> Address:
+    """Where the flow of an OPEN comes from behind these hops: the last one that rewrote it says.
+
+    Spec: R-8.1.
+    """
+    told = [hop.source for hop in hops if hop.source is not None]
+    return told[-1] if told else terms.source
 
 
 def refuse(
@@ -141,7 +176,7 @@ def refuse(
         if c.HEADER_BYTES + len(encode_body(Reject(signed, bytes(64), hops))) <= room:
             break
     signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
-    return SendDatagram(encode(header, Reject(signed, signature, hops)), event.source)
+    return answer(event, encode(header, Reject(signed, signature, hops)))
 
 
 def read_refusal(event: MessageReceived, message: Reject) -> RejectTerms | DropReason:

@@ -15,15 +15,22 @@ from math import inf
 from typing import ClassVar
 
 from . import constants as c
-from .address import Address
+from .address import Address, Flow
 from .codec import Header, encode_body
-from .connection import Agreement, Connection, HostContext, State, connection_key, hops_size
+from .connection import (
+    Agreement,
+    Connection,
+    HostContext,
+    State,
+    accept_seen,
+    connection_key,
+    hops_size,
+)
 from .crypto import (
     ZERO_NONCE,
     BadSignature,
     check_mac,
     derive,
-    digest,
     ephemeral_public,
     holds,
     seal,
@@ -33,7 +40,7 @@ from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagra
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
 from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, encode
-from .opening import SIGNATURE_CONTEXT, CheckedOpen
+from .opening import SIGNATURE_CONTEXT, CheckedOpen, source_of
 from .route import hops_hash
 from .saved import save
 from .timers import Timer
@@ -53,6 +60,8 @@ class Offer:
     hash: bytes
     ephemeral: bytes
     key: bytes
+    asked: Flow
+    """As the OPEN says it; boxes on the way may have rewritten it."""
     towards: Address
     hops: tuple[Hop, ...]
     credit: float
@@ -93,7 +102,7 @@ class Responder(Connection):
             return self._drop(event, DropReason.STALE)
         offer = self.offer
         if offer is not None and opened.header.seq == offer.seq:
-            if opened.hash != offer.hash:
+            if opened.hash != offer.hash or not self._comes_from_peer(opened, message):
                 return self._drop(event, DropReason.STALE)
             credit = self._credit(event)
             offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
@@ -123,20 +132,22 @@ class Responder(Connection):
         known = [(self.keys.seq, self.keys.by_seq[self.keys.seq])]
         if self.offer is not None:
             known.append((self.offer.seq, self.offer.key))
-        if opened.header.seq <= max(seq for seq, _ in known) or not self._is_about_us(opened):
+        if opened.header.seq <= max(seq for seq, _ in known):
+            return False
+        if not (self._is_about_us(opened) and self._comes_from_peer(opened, message)):
             return False
         return any(
             holds(key, message.mac, opened.header.signing, message.signed) for _, key in known
         )
 
     def _is_about_us(self, opened: CheckedOpen) -> bool:
-        """Whether service, transport and addresses are still those that we agreed to."""
-        about, flow = self.agreement, opened.flow
-        return (
-            opened.terms.service == about.service
-            and (flow.transport, flow.source) == (about.wire.transport, about.wire.destination)
-            and flow.destination.ip == about.wire.source.ip
-        )
+        """Whether service and transport are still those that we agreed to."""
+        about, terms = self.agreement, opened.terms
+        return (terms.service, terms.transport) == (about.service, about.wire.transport)
+
+    def _comes_from_peer(self, opened: CheckedOpen, message: Open) -> bool:
+        """Whether its flow gets to us from where we think that the peer is."""
+        return source_of(opened.terms, message.hops) == self.agreement.wire.destination
 
     def _credit(self, event: MessageReceived) -> float:
         """Bytes that an OPEN lets us send to where it came from, before CONFIRM. Spec: R-7.5."""
@@ -161,6 +172,7 @@ class Responder(Connection):
             hash=opened.hash,
             ephemeral=ephemeral,
             key=key,
+            asked=opened.flow,
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
@@ -219,8 +231,8 @@ class Responder(Connection):
             from_key=self.host.key.public,
             open_hash=offer.hash,
             hops_hash=hops_hash(hops),
-            source=about.wire.destination,
-            destination=about.wire.source,
+            source=offer.asked.source,
+            destination=offer.asked.destination.with_port(about.wire.source.port),
             ephemeral=offer.ephemeral,
             lifetime_s=int(self.host.lifetime_s),
             sealed=sealed,
@@ -242,9 +254,8 @@ class Responder(Connection):
             check_mac(offer.key, message.mac, event.header.signing, message.seen)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
-        if hops_size(message.hops) > c.HOPS_BYTES_MAX or message.seen != digest(
-            self._terms(offer, message.hops)
-        ):
+        given = Accept(self._terms(offer, message.hops), b"", message.hops, message.returned)
+        if hops_size(message.hops) > c.HOPS_BYTES_MAX or message.seen != accept_seen(given):
             return self._drop(event, DropReason.STALE)
         if offer.confirmed:
             return []

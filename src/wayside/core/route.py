@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from . import constants as c
-from .address import Address, Transport
+from .address import IP, Address, Transport
 from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, uint, word
 from .crypto import NONCE_BYTES, BadSignature, derive, digest, seal, unseal
 from .messages import TRANSPORT, Hop
@@ -28,6 +28,19 @@ COOKIE_VALID_S = 30.0
 """Long enough for every box of a route to challenge once, short enough to be worthless later."""
 
 ISSUER_BYTES = 8
+BINDING_BYTES, PARTIES_BYTES = 12, 6
+"""A token is echoed four times, by both ends: three ACCEPTs must fit into what an OPEN pays for.
+Both hashes are sealed, so that nobody can try until one fits but by sending OPENs."""
+
+
+def parties_of(one: bytes, other: bytes) -> bytes:
+    """What stays the same of a connection, whichever of its two keys asks. 6 bytes. R-5.4.5."""
+    return digest(*sorted((one, other)))[:PARTIES_BYTES]
+
+
+def binding_of(to_key: bytes, asked: bytes, onward: IP) -> bytes:
+    """What ties a token to one OPEN, and to who may answer it from where. 12 bytes. R-8.3."""
+    return digest(to_key, asked, onward.packed)[:BINDING_BYTES]
 
 
 def hops_hash(hops: Sequence[Hop]) -> bytes:
@@ -37,24 +50,52 @@ def hops_hash(hops: Sequence[Hop]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """What a gate needs again on the way back. Times in milliseconds of its own clock."""
+    """What a gate needs again on the way back. `issued_s`: seconds of its own clock.
+
+    `previous`: whence the OPEN came; `port`: of its flow's source, which has the same address.
+    `far`: that source behind the gate, if it is another. `here`, `onward`: our own address that
+    was asked, and where the OPEN went on to; without them it was in transit and went on to where
+    it was going. `parties`: a hash of both keys; `key`: of who registers.
+    """
 
     FIELDS: ClassVar = (
-        Field(1, "issued_ms", uint(2**50)),
+        Field(1, "issued_s", uint(2**32)),
         Field(2, "previous", ADDRESS),
-        Field(3, "binding", fixed(16)),
-        Field(4, "lifetime_s", uint(2**32)),
-        Field(5, "transport", TRANSPORT),
-        Field(6, "rule", word(c.SERVICE_BYTES_MAX), optional=True),
-        Field(7, "service", word(c.SERVICE_BYTES_MAX), optional=True),
+        Field(3, "port", uint(2**16 - 1)),
+        Field(4, "binding", fixed(BINDING_BYTES)),
+        Field(5, "parties", fixed(PARTIES_BYTES)),
+        Field(6, "lifetime_s", uint(2**32)),
+        Field(7, "transport", TRANSPORT),
+        Field(8, "rule", word(c.SERVICE_BYTES_MAX), optional=True),
+        Field(9, "service", word(c.SERVICE_BYTES_MAX), optional=True),
+        Field(10, "here", ADDRESS, optional=True),
+        Field(11, "onward", ADDRESS, optional=True),
+        Field(12, "far", ADDRESS, optional=True),
+        Field(13, "key", fixed(32), optional=True),
     )
-    issued_ms: int
+    issued_s: int
     previous: Address
+    port: int
     binding: bytes
+    parties: bytes
     lifetime_s: int
     transport: Transport
     rule: str = ""
     service: str = ""
+    here: Address | None = None
+    onward: Address | None = None
+    far: Address | None = None
+    key: bytes = b""
+
+    @property
+    def near(self) -> Address:
+        """The flow's source before the gate."""
+        return self.previous.with_port(self.port)
+
+    @property
+    def source(self) -> Address:
+        """The flow's source behind the gate."""
+        return self.far or self.near
 
 
 class TokenBox:

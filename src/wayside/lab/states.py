@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from wayside.core import gate
 from wayside.core.connection import State
-from wayside.core.gate import Stage
+from wayside.core.passage import Stage
 from wayside.core.initiator import Initiator
 from wayside.core.responder import Responder
 from wayside.core.timers import Timer

@@ -14,18 +14,18 @@ import hashlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Protocol
 
 import structlog
 
-from wayside.core.address import Address
-from wayside.core.effects import ChangeRules, Dropped, Effect, SendDatagram
-from wayside.core.events import ClockSet, Event, RulesFailed, TimePassed
+from wayside.core.address import Address, Flow
+from wayside.core.effects import ChangeRules, Dropped, Effect, ReadRule, SendDatagram
+from wayside.core.events import ClockSet, Event, RuleRead, RulesFailed, TimePassed
 from wayside.core.messages import MESSAGES
 from wayside.core.rule import Action, Cid, Rule
-from wayside.kernel.plan import Change, KernelError, Put, Remove
+from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .eventlog import EventLog
 from .udp import Received, read_datagrams, send
@@ -54,6 +54,10 @@ class RuleKeeper(Protocol):
 
     def apply(self, changes: Sequence[Change]) -> Awaitable[None]:
         """Make all changes or none; to be awaited, and raises KernelError then."""
+        ...
+
+    def look_up(self, matches: Sequence[Flow]) -> Awaitable[list[InstalledRule]]:
+        """What there is of these rules, however many others there are."""
         ...
 
 
@@ -112,6 +116,8 @@ class Driver:
                 case ChangeRules():
                     self._change(effect, effects[at + 1 :])
                     return
+                case ReadRule():
+                    self._ask(self._read_rule(effect))
                 case Dropped():
                     self.dropped[effect.reason.value] += 1
                     if self._log.has_room():
@@ -131,7 +137,7 @@ class Driver:
             on_received(received)
 
     def _send(self, effect: SendDatagram) -> None:
-        send(self._sockets, effect.data, effect.destination)
+        send(self._sockets, effect.data, effect.destination, effect.source)
         self._log_datagram("datagram.sent", effect.data, effect.destination)
 
     def _change(self, effect: ChangeRules, rest: list[Effect]) -> None:
@@ -143,6 +149,21 @@ class Driver:
         asked = asyncio.ensure_future(self._rules.apply(changes))
         self._asked.add(asked)
         asked.add_done_callback(partial(self._answered, effect, rest))
+
+    def _ask(self, asking: Coroutine[None, None, None]) -> None:
+        asked = asyncio.ensure_future(asking)
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+
+    async def _read_rule(self, effect: ReadRule) -> None:
+        """Tell the machine what the kernel has; an unreadable kernel has nothing."""
+        try:
+            found = await self._rules.look_up(effect.matches)
+        except KernelError as error:
+            _log.warning("the kernel's rules cannot be read", why=str(error))
+            return
+        left = max((rule.expires_s for rule in found if rule.expires_s is not None), default=None)
+        self.deliver(RuleRead(effect.cid, left, sum(rule.packets for rule in found)))
 
     def _answered(
         self, effect: ChangeRules, rest: list[Effect], asked: asyncio.Future[None]

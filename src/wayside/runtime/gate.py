@@ -217,7 +217,7 @@ class GateDaemon:
             elif rule.note:
                 state = passage.stage.name.lower() if passage else "kept by packets"
                 words = rule.note.split(" ")
-                records[rule.owner] = _record(installed, words[2] if len(words) > 2 else "", state)
+                records[rule.owner] = _record(installed, words[3] if len(words) > 3 else "", state)
         return list(records.values())
 
 

@@ -47,6 +47,10 @@ class NoRules:
         """Do nothing: without virtual addresses the machines ask for no rules."""
         assert not changes
 
+    async def look_up(self, matches: Sequence[Flow]) -> list[InstalledRule]:
+        """There are none."""
+        return []
+
 
 class InProcess:
     """A host's machine and its sockets, for as long as an `async with` lasts."""

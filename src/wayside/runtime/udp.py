@@ -58,15 +58,30 @@ def read_datagrams(sock: socket.socket, port: int) -> list[Received]:
     return found
 
 
-def send(sockets: dict[int, socket.socket], data: bytes, to: Address) -> bool:
-    """Send a datagram; False when the network does not take it (it is then as lost as any)."""
+def send(
+    sockets: dict[int, socket.socket], data: bytes, to: Address, source: Address | None = None
+) -> bool:
+    """Send a datagram; False when the network does not take it (it is then as lost as any).
+
+    `source`: the address to send from; one that is not ours takes a transparent socket.
+    """
     sock = sockets.get(to.family)
     if sock is None:
         return False
     with contextlib.suppress(OSError):
-        sock.sendto(data, (_text(to.ip), to.port))
+        if source is None or source.family != to.family:
+            sock.sendto(data, (_text(to.ip), to.port))
+        else:
+            sock.sendmsg([data], [_sent_from(source.ip)], 0, (_text(to.ip), to.port))
         return True
     return False
+
+
+@lru_cache(maxsize=4096)
+def _sent_from(ip: IP) -> tuple[int, int, bytes]:
+    if ip.version == 4:
+        return socket.IPPROTO_IP, IP_PKTINFO, _IN_PKTINFO.pack(0, ip.packed, bytes(4))
+    return socket.IPPROTO_IPV6, IPV6_PKTINFO, _IN6_PKTINFO.pack(ip.packed, 0)
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,124 @@
+"""What a gate holds of one connection: its 5-tuples on both sides of the gate, and its rules.
+
+A firewall leaves a flow as it is; a NAT or a relay rewrites one or both of its ends. Either way
+there is a flow on the side of whoever asked (`near`) and a flow on the other (`far`), and two rules
+that turn one into the other, in both directions. An end that moves gets a second pair, pending,
+beside the first until its CONFIRM. Spec: R-5.4.4, R-6.1, R-6.4, R-8.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from . import constants as c
+from .address import Flow, Transport
+from .errors import IllegalMove
+from .rule import Action, Cid, Rule, note_of
+
+
+class Stage(Enum):
+    """Where a connection is in its life at a gate; the value is a line for docs/states.md."""
+
+    PENDING = "accepted; rules for 5 seconds"
+    LIVE = "confirmed; rules that packets renew"
+    ENDED = "closed; remembered while its tokens could be replayed"
+
+
+TRANSITIONS: dict[Stage | None, frozenset[Stage]] = {
+    None: frozenset({Stage.PENDING}),
+    Stage.PENDING: frozenset({Stage.PENDING, Stage.LIVE, Stage.ENDED}),
+    Stage.LIVE: frozenset({Stage.LIVE, Stage.ENDED}),
+    Stage.ENDED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A flow as it is before this gate (`near`: the asker's side) and behind it (`far`)."""
+
+    near: Flow
+    far: Flow
+
+    def reversed(self) -> Crossing:
+        """The same, when the other end asks."""
+        return Crossing(self.far.reversed(), self.near.reversed())
+
+    @property
+    def flows(self) -> tuple[Flow, Flow]:
+        """What its packets look like when they come to the gate, from either side."""
+        return (self.near, self.far.reversed())
+
+
+@dataclass(slots=True)
+class Passage:
+    """One connection through this gate. `until`: when it is forgotten here, monotonic seconds.
+
+    `parties`: a hash of the two keys, 6 bytes; `offered`: the newest ACCEPT's seq; `moving`: where
+    one of the ends says that it goes, until its CONFIRM; `key`: of the host that registers so.
+    """
+
+    cid: Cid
+    stage: Stage
+    crossing: Crossing
+    seq: int
+    until: float
+    lifetime_s: float
+    parties: bytes
+    service: str = ""
+    rule: str = ""
+    offered: int = -1
+    moving: Crossing | None = None
+    key: bytes = b""
+    asked_kernel: bool = False
+
+    def enter(self, new: Stage) -> None:
+        """Move on. Raises IllegalMove."""
+        if new not in TRANSITIONS[self.stage]:
+            raise IllegalMove(f"{self.stage} to {new}")
+        self.stage = new
+
+    @property
+    def flow(self) -> Flow:
+        """The 5-tuple on the side of who asked."""
+        return self.crossing.near
+
+    def rules(self, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        """The rules of this stage, one each way. Spec: R-6.1, R-6.4."""
+        return self._rules(self.crossing, self.stage is Stage.LIVE, gate_lifetime_s)
+
+    def moving_rules(self, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        """The pending rules of a move; none where nobody moves."""
+        return self._rules(self.moving, False, gate_lifetime_s) if self.moving else ()
+
+    def _rules(self, crossing: Crossing, live: bool, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        near, far = crossing.near, crossing.far
+        if near.transport is Transport.NONE:
+            return ()
+        words = (str(self.seq), f"{self.lifetime_s:g}", self.parties.hex(), self.service, self.rule)
+        note = note_of(*words)
+        return tuple(
+            Rule(
+                self.cid,
+                match,
+                Action.ACCEPT if match == onward else Action.REWRITE,
+                None if match == onward else onward,
+                lifetime_s=self.lifetime_s if live else c.PENDING_S,
+                renewed_by_packets=live and self.lifetime_s >= gate_lifetime_s,
+                note=note if match is near else "",
+            )
+            for match, onward in ((near, far), (far.reversed(), near.reversed()))
+        )
+
+
+def restored(rule: Rule, left_s: float, now: float) -> Passage | None:
+    """The passage that a rule in the kernel is of; None for a rule that says nothing. R-6.5."""
+    try:
+        number, lifetime, parties, service, name = rule.note.split(" ")
+        seq, lifetime_s, pair = int(number), float(lifetime), bytes.fromhex(parties)
+    except ValueError:
+        return None
+    stage = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
+    crossing = Crossing(rule.match, rule.rewrite or rule.match)
+    until = now + left_s
+    return Passage(rule.owner, stage, crossing, seq, until, lifetime_s, pair, service, name, seq)

@@ -1,0 +1,124 @@
+"""A gate's table of connections: by cid, by 5-tuple, by the source it lends, by who is inside.
+
+Each flow belongs to the passage that had it last. What is found here is only what both ends have
+agreed to, for as long as its rules live; its size is bounded by a quota for each network.
+Spec: R-7.4, R-8.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .address import IP, Address, Flow, Transport
+from .admission import Quota
+from .crypto import digest
+from .passage import Crossing, Passage
+from .rule import Cid
+from .timers import Deadlines
+
+PORT_TRIES = 256
+"""Ports that a NAT tries for one flow before it says that it has none left."""
+
+
+class Passages:
+    """What goes through a gate, with its indexes and deadlines."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.by_cid: dict[Cid, Passage] = {}
+        self.deadlines = Deadlines()
+        self._quota = quota
+        self._by_flow: dict[Flow, Cid] = {}
+        self._lent: dict[Flow, tuple[Cid, Address]] = {}
+        self._inside: dict[bytes, tuple[Cid, Address]] = {}
+
+    def has_room(self, ip: IP) -> bool:
+        """Count one more connection from this address, if there is room for one."""
+        return self._quota.take(ip)
+
+    def count(self, ip: IP) -> None:
+        """Count one more, room or not: the kernel holds it already."""
+        self._quota.count(ip)
+
+    def owns(self, passage: Passage) -> bool:
+        """Whether its flow is still its own."""
+        return self._by_flow.get(passage.flow) == passage.cid
+
+    def keep(self, passage: Passage) -> None:
+        """Put it in, or bring its indexes up to date."""
+        self.by_cid[passage.cid] = passage
+        for flow in passage.crossing.flows:
+            self._by_flow[flow] = passage.cid
+        self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
+        self.deadlines.set(passage.cid, passage.until)
+
+    def move(self, passage: Passage, crossing: Crossing) -> None:
+        """Its flows are others from now on."""
+        self._unindex(passage)
+        self._quota.release(passage.flow.source.ip)
+        passage.crossing = crossing
+        self._quota.count(passage.flow.source.ip)
+        self.keep(passage)
+
+    def forget(self, passage: Passage) -> None:
+        """Nothing of it is left."""
+        del self.by_cid[passage.cid]
+        self.deadlines.set(passage.cid, None)
+        self._quota.release(passage.flow.source.ip)
+        self._unindex(passage)
+        if self._inside.get(passage.key, (None, None))[0] == passage.cid:
+            del self._inside[passage.key]
+
+    def register(self, passage: Passage, at: Address) -> None:
+        """The host that this registration is of can be asked there."""
+        self._inside[passage.key] = (passage.cid, at)
+
+    def inside(self, key: bytes) -> Address | None:
+        """Where the host with this key, 32 bytes, registered from; None: it did not."""
+        return self._inside.get(key, (None, None))[1]
+
+    def source(self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int]) -> Address | None:
+        """A source for packets from `near`: its own port if it is free, else one that is.
+
+        Taken is taken for all ports of a host, because the responder chooses its own last. The
+        same connection gets the same again, unless it moved. None: none is free. Spec: R-8.7.
+        """
+        if flow.transport is Transport.NONE:
+            return flow.source
+        for port in _candidates(cid, flow.source.port, ports):
+            source = flow.source.with_port(port)
+            there = _towards(Flow(flow.transport, source, flow.destination))
+            if self._lent.get(there, (cid, near)) == (cid, near):
+                return source
+        return None
+
+    def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:
+        """An address of ours for packets that are for a host inside: its port if that is free."""
+        if flow.transport is Transport.NONE:
+            return flow.destination
+        for port in (flow.destination.port, *_candidates(cid, 0, ports)):
+            destination = flow.destination.with_port(port)
+            if self._by_flow.get(Flow(flow.transport, flow.source, destination), cid) == cid:
+                return destination
+        return None
+
+    def _unindex(self, passage: Passage) -> None:
+        for flow in passage.crossing.flows:
+            if self._by_flow.get(flow) == passage.cid:
+                del self._by_flow[flow]
+        lent = _towards(passage.crossing.far)
+        if self._lent.get(lent, (None, None))[0] == passage.cid:
+            del self._lent[lent]
+
+
+def _towards(flow: Flow) -> Flow:
+    """What its packets show, to any port of a host."""
+    return Flow(flow.on_the_wire.transport, flow.source, flow.destination.with_port(0))
+
+
+def _candidates(cid: Cid, wanted: int, ports: Sequence[int]) -> Iterator[int]:
+    """Ports to try, in an order that is the connection's own."""
+    if wanted in ports:
+        yield wanted
+    for number in range(PORT_TRIES):
+        drawn = int.from_bytes(digest(cid, number.to_bytes(2, "big"))[:4], "big")
+        yield ports[drawn % len(ports)]
