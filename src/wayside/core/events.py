@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .address import Address, Flow
+from .address import IP, Address, Flow
 from .codec import Header
 from .identity import PeerIdentity
 from .messages import Message
@@ -92,6 +93,16 @@ class RulesFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesChanged:
+    """This host's addresses or routes are others: from which it now reaches whom.
+
+    `sources`: the own address towards each peer's; a peer that cannot be reached is left out.
+    """
+
+    sources: Mapping[IP, IP]
+
+
+@dataclass(frozen=True, slots=True)
 class RuleRead:
     """What the kernel has of a connection's rules.
 
@@ -122,6 +133,7 @@ Event = (
     | CloseRequested
     | DataAnswered
     | RulesFailed
+    | SourcesChanged
     | RuleRead
     | TimePassed
     | ClockSet

@@ -37,6 +37,7 @@ from .events import (
     OpenRequested,
     RuleRead,
     RulesFailed,
+    SourcesChanged,
     TimePassed,
 )
 from .identity import Names, key_text
@@ -63,7 +64,7 @@ from .opening import (
     check_open,
     refuse,
 )
-from .passage import Crossing, Passage, Stage, restored
+from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
 from .policy import Direction, Policy, PolicyAction, Request, Verdict
 from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, parties_of
@@ -121,7 +122,7 @@ class Gate:
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
-            case OpenRequested() | DataAnswered():
+            case OpenRequested() | DataAnswered() | SourcesChanged():
                 return []
             case _:
                 assert_never(event)
@@ -171,7 +172,8 @@ class Gate:
         known = self.passages.get(event.header.cid)
         if event.side not in ("inside", "outside"):
             return [Dropped(DropReason.UNEXPECTED, event.source)]
-        if known is not None and (event.header.seq < known.offered or known.stage is Stage.ENDED):
+        seq = event.header.seq
+        if known is not None and (known.seqs.is_old(seq) or known.stage is Stage.ENDED):
             return [Dropped(DropReason.STALE, event.source)]
         opened = check_open(event, message, self.context.names, self.context.epoch_s + now)
         if opened is DropReason.TIME:
@@ -295,6 +297,7 @@ class Gate:
             returned = (*message.returned, crossing.near.destination)
             data = encode(header, Accept(message.signed, message.signature, message.hops, returned))
         onward = SendDatagram(data, state.previous, state.here or event.source)
+        crossing = crossing.reversed() if header.seq % 2 else crossing
         return self._offer(event, crossing, state, onward, now)
 
     def _offer(
@@ -310,26 +313,26 @@ class Gate:
         known = self.passages.get(cid)
         if known is not None:
             other = known.parties != state.parties
-            if known.stage is Stage.ENDED or seq < known.offered or other:
+            if known.stage is Stage.ENDED or known.seqs.is_old(seq) or other:
                 return [Dropped(DropReason.STALE, event.source)]
             if known.stage is Stage.LIVE:
-                known.offered = seq
-                return self._moves(known, crossing, onward)
+                known.seqs.accept(seq)
+                return self._moves(known, seq, crossing, onward)
         if known is None and not self._table.has_room(crossing.near.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
         passage = Passage(
             cid,
             Stage.PENDING,
             crossing,
-            seq,
+            Seqs() if known is None else known.seqs,
             now + c.PENDING_S,
             state.lifetime_s,
             state.parties,
             state.service,
             state.rule,
-            seq,
             key=state.key,
         )
+        passage.seqs.accept(seq)
         stale: tuple[Rule, ...] = ()
         if known is not None and known.crossing != crossing:
             stale = known.rules(self.context.lifetime_s)
@@ -338,14 +341,16 @@ class Gate:
         rules = passage.rules(self.context.lifetime_s)
         return [ChangeRules(cid, rules, stale, (onward,))]
 
-    def _moves(self, known: Passage, crossing: Crossing, onward: SendDatagram) -> list[Effect]:
+    def _moves(
+        self, known: Passage, seq: int, crossing: Crossing, onward: SendDatagram
+    ) -> list[Effect]:
         """A live connection's ACCEPT: of a refresh, or of an end that moves. Spec: R-5.4.5."""
         lifetime_s = self.context.lifetime_s
         old = known.moving_rules(lifetime_s)
         known.moving = None
-        if crossing in (known.crossing, known.crossing.reversed()):
+        if crossing == known.crossing:
             return [ChangeRules(known.cid, (), old, (onward,))] if old else [onward]
-        known.moving = crossing
+        known.moving = (seq, crossing)
         return [ChangeRules(known.cid, known.moving_rules(lifetime_s), old, (onward,))]
 
     def _on_refusal(
@@ -380,21 +385,23 @@ class Gate:
         passage = self.passages.get(header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [Dropped(DropReason.UNKNOWN, event.source)]
-        if header.seq != passage.offered:
+        if header.seq != passage.seqs.accepted[header.seq % 2]:
             return [Dropped(DropReason.STALE, event.source)]
         onward = self._along(event, state)
-        if passage.stage is Stage.LIVE and passage.seq == header.seq:
+        if passage.stage is Stage.LIVE and header.seq in passage.seqs.confirmed:
             return [onward]
         return [onward, *self._confirm(passage, header.seq, state, now)]
 
     def _confirm(self, passage: Passage, seq: int, state: TokenState, now: float) -> list[Effect]:
         refreshed, most = passage.stage is Stage.LIVE, self.context.lifetime_s
-        moved = passage.rules(most) if passage.moving else ()
-        if passage.moving is not None:
-            self._table.move(passage, passage.moving)
+        moved: tuple[Rule, ...] = ()
+        if passage.moving is not None and passage.moving[0] == seq:
+            moved = passage.rules(most)
+            self._table.move(passage, passage.moving[1])
             passage.moving = None
         passage.enter(Stage.LIVE)
-        passage.seq, passage.lifetime_s = seq, state.lifetime_s
+        passage.seqs.confirm(seq)
+        passage.lifetime_s = state.lifetime_s
         passage.until, passage.asked_kernel = now + passage.lifetime_s, False
         self._table.keep(passage)
         if state.key:

@@ -15,6 +15,7 @@ from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
+from .ends import Initiator, Responder
 from .errors import DropReason
 from .events import (
     ClockSet,
@@ -26,14 +27,13 @@ from .events import (
     OpenRequested,
     RuleRead,
     RulesFailed,
+    SourcesChanged,
     TimePassed,
 )
 from .identity import Names, PeerIdentity
-from .initiator import Initiator
 from .messages import Code, Open
 from .opening import CheckedOpen, Refusal, check_open, refuse, source_of
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
-from .responder import Responder
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
 from .timers import Deadlines
@@ -100,6 +100,12 @@ class Host:
             case CloseRequested() | DataAnswered() | RulesFailed():
                 connection = self.connections.get(event.cid)
                 return self._step(connection, event, now) if connection else []
+            case SourcesChanged():
+                return [
+                    effect
+                    for connection in list(self.connections.values())
+                    for effect in self._step(connection, event, now)
+                ]
             case TimePassed():
                 return self._on_time_passed(now)
             case ClockSet():
@@ -148,10 +154,12 @@ class Host:
         connection = self.connections.get(event.header.cid)
         if connection is None and self._spent.has(event.header.cid, event.header.seq, now):
             return [Dropped(DropReason.STALE, event.source)]
-        if not isinstance(event.message, Open) or isinstance(connection, Initiator):
-            if connection is None:
-                return [Dropped(DropReason.UNKNOWN, event.source)]
+        theirs = event.header.seq % 2 == 1  # of a responder that has moved: we opened it, or nobody
+        if connection is None and (theirs or not isinstance(event.message, Open)):
+            return [Dropped(DropReason.UNKNOWN, event.source)]
+        if connection is not None and not isinstance(event.message, Open):
             return self._step(connection, event, now)
+        assert isinstance(event.message, Open)
         opened = check_open(event, event.message, self.answering.names, self.context.unix_s(now))
         if opened is DropReason.TIME:
             return [self._door.challenge(event, event.header, event.message.hops, now)]
@@ -161,25 +169,34 @@ class Host:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
         if hops_size(event.message.hops) > c.HOPS_BYTES_MAX:
             return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
+        refusal = self._misplaced(event, event.message, opened)
+        if connection is not None and refusal is not None:
+            return [Dropped(DropReason.ADDRESS, event.source)]
+        if refusal is not None:
+            return [refuse(self.context.key, self.context.name, event, opened.hash, refusal)]
         if connection is None:
             found = self._judge(event, opened, now)
             if not isinstance(found, Responder):
                 return [found]
             connection = found
-        assert isinstance(connection, Responder)
+        assert isinstance(connection, Initiator | Responder)
         return self._answer(connection, opened, event, now)
+
+    def _misplaced(
+        self, event: MessageReceived, message: Open, opened: CheckedOpen
+    ) -> Refusal | None:
+        """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
+        refusal = misled(event, message, opened) or misplaced(event, message, opened)
+        source = source_of(opened.terms, message.hops)
+        if self.virtual is not None and self.virtual.covers(source.ip):
+            refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
+        return refusal
 
     def _judge(self, event: MessageReceived, opened: CheckedOpen, now: float) -> Responder | Effect:
         """A responder for a new connection, or the REJECT that it gets instead. Spec: R-5.6."""
         terms = opened.terms
         message = event.message
         assert isinstance(message, Open)
-        refusal = misled(event, message, opened) or misplaced(event, message, opened)
-        source = source_of(terms, message.hops)
-        if self.virtual is not None and self.virtual.covers(source.ip):
-            refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
-        if refusal is not None:
-            return refuse(self.context.key, self.context.name, event, opened.hash, refusal)
         request = Request(
             terms.from_key,
             opened.from_name,
@@ -215,7 +232,8 @@ class Host:
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
-        if isinstance(other, Responder) and terms.time_s < other.asked_s and not event.proved:
+        asked_s = other.offer.time_s if isinstance(other, Responder) and other.offer else 0
+        if terms.time_s < asked_s and not event.proved:
             return Dropped(DropReason.STALE, event.source)
         if not self._quota.take(wire.destination.ip):
             return self._refuse(event, opened, Code.BUSY, "too many connections")
@@ -238,9 +256,13 @@ class Host:
         return Flow(wire.transport, source, destination)
 
     def _answer(
-        self, connection: Responder, opened: CheckedOpen, event: MessageReceived, now: float
+        self,
+        connection: Initiator | Responder,
+        opened: CheckedOpen,
+        event: MessageReceived,
+        now: float,
     ) -> list[Effect]:
-        """Let a responder answer; a new one is kept, and takes the place of what was there."""
+        """Let an end answer; a new one is kept, and takes the place of what was there."""
         answered = connection.answer(opened, event, now)
         about = connection.agreement
         dropped = len(answered) == 1 and isinstance(answered[0], Dropped)
@@ -277,6 +299,8 @@ class Host:
         effects = connection.handle(event, now)
         if connection.agreement is not before:
             self._unindex(before)
+            self._quota.release(before.wire.destination.ip)
+            self._quota.count(connection.agreement.wire.destination.ip)
             other = self.by_wire(connection.agreement.wire)
             if other is not None and other is not connection:
                 replaced = CloseRequested(other.agreement.cid, "replaced")

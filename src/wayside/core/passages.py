@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from .address import IP, Address, Flow, Transport
 from .admission import Quota
 from .crypto import digest
-from .passage import Crossing, Passage
+from .passage import Crossing, Passage, Stage
+from .route import parties_of
 from .rule import Cid
 from .timers import Deadlines
 
@@ -67,6 +68,13 @@ class Passages:
         self._unindex(passage)
         if self._inside.get(passage.key, (None, None))[0] == passage.cid:
             del self._inside[passage.key]
+
+    def known(self, cid: Cid, one: bytes, other: bytes) -> Passage | None:
+        """The live connection with this cid between these two keys."""
+        found = self.by_cid.get(cid)
+        if found is None or found.stage is not Stage.LIVE:
+            return None
+        return found if found.parties == parties_of(one, other) else None
 
     def register(self, passage: Passage, at: Address) -> None:
         """The host that this registration is of can be asked there."""

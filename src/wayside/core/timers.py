@@ -14,8 +14,8 @@ class Timer(Enum):
     RETRANSMIT = "say it again"
     GIVE_UP = "nobody answers"
     REFRESH = "ask again before the rules go"
-    EXPIRE = "the lifetime is over"
-    LINGER = "forget a connection that has ended"
+    OFFER = "say again that we agree; or: the application has had its moment to answer"
+    EXPIRE = "the lifetime is over; or: forget a connection that has ended"
 
 
 class Timers:

@@ -17,7 +17,7 @@ from .errors import DropReason
 from .events import MessageReceived
 from .messages import Accept, AcceptTerms, Code, Open
 from .opening import CheckedOpen, Refusal, is_agreed, is_sound, source_of
-from .passage import Crossing
+from .passage import Crossing, Passage
 from .passages import Passages
 from .route import TokenState
 
@@ -99,6 +99,9 @@ def way_of(
     terms, asked = opened.terms, event.destination
     near = source_of(terms, message.hops)
     if not event.transit:
+        known = table.known(event.header.cid, terms.from_key, terms.to_key)
+        if known is not None and nat is not None:
+            return misplaced(event, message, opened) or _way_back(known, event, near)
         if nat is None or event.side != "outside":
             return DropReason.UNEXPECTED
         inside = table.inside(terms.to_key) or nat.known.get(terms.to_key)
@@ -118,6 +121,14 @@ def way_of(
     return Way(Role.NAT, near, far, asked)
 
 
+def _way_back(known: Passage, event: MessageReceived, near: Address) -> Way:
+    """An OPEN to an address that we lend to a connection goes to the end behind it. R-5.4.6."""
+    theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
+    there, ours = theirs.far.destination, theirs.far.source
+    far = near if theirs.near.source == ours else ours
+    return Way(Role.NAT, near, far, there.with_port(c.SIGNALING_PORT), event.destination)
+
+
 def crossing_of(
     event: MessageReceived,
     state: TokenState,
@@ -135,7 +146,12 @@ def crossing_of(
     far = Flow(state.transport, state.source, there)
     near = Flow(state.transport, state.near, there)
     if nat is not None and state.here is not None:
-        near = Flow(state.transport, state.near, state.here.with_port(told.port))
+        known = table.by_cid.get(event.header.cid)
+        port = told.port
+        if known is not None and known.parties == state.parties:  # what the other end talks to
+            theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
+            port = theirs.near.destination.port
+        near = Flow(state.transport, state.near, state.here.with_port(port))
         ours = table.destination(event.header.cid, near, nat.ports)
         if ours is None:
             return None

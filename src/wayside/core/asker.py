@@ -9,10 +9,10 @@ Spec: R-5.1 to R-5.3, R-5.5, R-5.6.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from . import constants as c
-from .address import Flow, Transport
+from .address import Address, Flow, Transport
+from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
 from .crypto import (
@@ -36,7 +36,7 @@ from .effects import (
     SendDatagram,
 )
 from .errors import DropReason
-from .events import MessageReceived, OpenRequested
+from .events import MessageReceived, OpenRequested, SourcesChanged
 from .identity import key_text
 from .messages import (
     Accept,
@@ -69,6 +69,8 @@ class Attempt:
     """One OPEN in flight, kept after its ACCEPT to answer repetitions of that."""
 
     seq: int
+    wire: Flow
+    """Our packets as they are to be from here on: others than now if we have moved."""
     message: Open
     secret: bytes
     hash: bytes
@@ -81,16 +83,10 @@ class Attempt:
     """What answered the ACCEPT that was believed, and answers every other one."""
 
 
-class Initiator(Connection):
-    """Opens one connection and keeps it."""
+class Asker(Connection):
+    """What an end does that asks."""
 
-    TRANSITIONS: ClassVar = {
-        State.IDLE: frozenset({State.OPENING}),
-        State.OPENING: frozenset({State.CONNECTED, State.ENDED}),
-        State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
-        State.CLOSING: frozenset({State.ENDED}),
-        State.ENDED: frozenset(),
-    }
+    offer: Offer | None
 
     def __init__(self, host: HostContext, agreement: Agreement) -> None:
         super().__init__(host, agreement)
@@ -100,20 +96,20 @@ class Initiator(Connection):
         self._enter(State.OPENING)
         self.towards = event.signaling
         self.timers.start(Timer.GIVE_UP, now + c.OPEN_TIMEOUT_S)
-        return self._ask(0, event.data, now)
+        return self._ask(self.agreement.wire, now, event.data)
 
-    def _ask(self, seq: int, data: bytes, now: float) -> list[Effect]:
+    def _ask(self, wire: Flow, now: float, data: bytes = b"") -> list[Effect]:
         """Send a new OPEN. Spec: R-5.1."""
-        about = self.agreement
+        about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
         terms = OpenTerms(
             from_key=self.host.key.public,
             to_key=about.peer.key,
             service=about.service,
-            transport=about.wire.transport,
-            source=about.wire.source,
-            destination=about.wire.destination,
+            transport=wire.transport,
+            source=wire.source,
+            destination=wire.destination,
             ephemeral=ephemeral_public(secret),
             time_s=int(self.host.unix_s(now)),
             lifetime_s=int(self.host.lifetime_s),
@@ -123,7 +119,7 @@ class Initiator(Connection):
         signed = encode_body(terms)
         carries = False
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
-        is_udp = about.wire.transport is Transport.UDP
+        is_udp = wire.transport is Transport.UDP
         if data and is_udp and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
@@ -131,8 +127,14 @@ class Initiator(Connection):
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
         message = Open(signed, signature, mac=proof)
-        self.attempt = Attempt(seq, message, secret, open_hash(header, signed), now, carries)
+        self.attempt = Attempt(seq, wire, message, secret, open_hash(header, signed), now, carries)
         return self._repeat(now)
+
+    def _next_seq(self) -> int:
+        """Higher than all before, and of our own kind. Spec: R-5.1.1, R-5.4.1."""
+        known = [one.seq for one in (self.attempt, self.offer) if one is not None]
+        last = max([self.keys.seq, *known])
+        return last + 1 + (last + 1 + self.PARITY) % 2
 
     def _seal(self, secret: bytes, header: Header, data: bytes) -> bytes:
         try:
@@ -162,7 +164,10 @@ class Initiator(Connection):
                 return self._refused(0, "nobody answered", "", "", now)
             case Timer.GIVE_UP if self.state is State.CONNECTED:
                 self.timers.stop(Timer.RETRANSMIT)
-                self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
+                if self.attempt is not None and self._moves(self.attempt):
+                    return self._move(self.attempt.wire, now)
+                if self.PARITY == 0:
+                    self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
                 return []
             case Timer.REFRESH:
                 return self.refresh(now)
@@ -171,9 +176,29 @@ class Initiator(Connection):
 
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
+        return self._move(self.agreement.wire, now)
+
+    def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
+        """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
+        about = self.agreement
+        here = about.wire.source
+        source = event.sources.get(about.wire.destination.ip)
+        pinned = about.local == about.wire and here.port != 0
+        if source is None or pinned or self.state is not State.CONNECTED:
+            return []
+        attempt = self.attempt
+        under_way = attempt is not None and attempt.confirm is None
+        if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
+            return []
+        there = about.wire.destination
+        return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+
+    def _move(self, wire: Flow, now: float) -> list[Effect]:
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
-        last = self.attempt.seq if self.attempt else 0
-        return self._ask(max(self.keys.seq, last) + 2, b"", now)
+        return self._ask(wire, now)
+
+    def _moves(self, attempt: Attempt) -> bool:
+        return attempt.confirm is None and attempt.wire != self.agreement.wire
 
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""
@@ -185,7 +210,7 @@ class Initiator(Connection):
         try:
             terms = self._believed(event.header, message, attempt)
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
-            wire = self._agreed_wire(terms, message)
+            wire = self._agreed_wire(terms, message, attempt.wire)
         except DecodeError:
             return self._drop(event, DropReason.MALFORMED)
         except BadSignature:
@@ -210,9 +235,8 @@ class Initiator(Connection):
             raise BadSignature("the responder saw other hops")
         return terms
 
-    def _agreed_wire(self, terms: AcceptTerms, message: Accept) -> Flow:
+    def _agreed_wire(self, terms: AcceptTerms, message: Accept, wire: Flow) -> Flow:
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
-        wire = self.agreement.wire
         if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of other addresses")
         there = (message.returned or (terms.destination,))[-1]
@@ -233,24 +257,24 @@ class Initiator(Connection):
     def _connected(
         self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
     ) -> list[Effect]:
-        first = self.state is State.OPENING
-        old = self._rules
-        local = wire if self.agreement.local == self.agreement.wire else self.agreement.local
-        self.agreement = about = replace(self.agreement, wire=wire, local=local)
+        first, before = self.state is State.OPENING, self.agreement
+        switch = self._switch(wire, (confirm,))
+        about = self.agreement
         granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:
             self._enter(State.CONNECTED)
         self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
-        self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
+        if self.PARITY == 0:
+            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
-        effects: list[Effect] = []
+        effects: list[Effect] = [confirm]
         if first:
-            stale = tuple(rule for rule in old if rule not in self._rules)
-            effects.append(ChangeRules(about.cid, self._rules, stale, (confirm,)))
-        else:
-            effects.append(confirm)
-        effects.append(save(self, asked=True))
+            self.old = ()
+            effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
+        elif wire != before.wire or switch.remove:
+            effects = [switch]
+        effects.append(save(self))
         peer = str(about.peer)
         effects.append(
             ReportOpened(
@@ -258,7 +282,7 @@ class Initiator(Connection):
                 peer,
                 about.service,
                 wire,
-                local,
+                about.local,
                 self.lifetime_s,
                 refreshed=not first,
                 carried=attempt.carries_data and not attempt.challenges,
