@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from . import constants as c
-from .address import Address, Flow, Transport
+from .address import IP, Address, Flow
 from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
@@ -47,15 +47,15 @@ from .messages import (
     Open,
     OpenTerms,
     Redirect,
-    RedirectTerms,
     Reject,
     encode,
     padded,
 )
-from .opening import SIGNATURE_CONTEXT, is_agreed, open_hash, read_refusal
+from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
 from .route import ISSUER_BYTES, hops_hash
 from .saved import save
 from .timers import Timer
+from .way import Role
 
 KEY_SHOWN = 13
 """Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
@@ -76,6 +76,7 @@ class Attempt:
     hash: bytes
     started: float
     carries_data: bool = False
+    redirects: int = 0
     tries: int = 0
     challenges: int = 0
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
@@ -98,8 +99,15 @@ class Asker(Connection):
         self.timers.start(Timer.GIVE_UP, now + c.OPEN_TIMEOUT_S)
         return self._ask(self.agreement.wire, now, event.data)
 
-    def _ask(self, wire: Flow, now: float, data: bytes = b"") -> list[Effect]:
-        """Send a new OPEN. Spec: R-5.1."""
+    def _ask(
+        self,
+        wire: Flow,
+        now: float,
+        data: bytes = b"",
+        approval: bytes = b"",
+        after: Attempt | None = None,
+    ) -> list[Effect]:
+        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1."""
         about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
@@ -115,20 +123,31 @@ class Asker(Connection):
             lifetime_s=int(self.host.lifetime_s),
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
+            approval=approval,
+            alternatives=self._outside(),
         )
         signed = encode_body(terms)
         carries = False
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
-        is_udp = wire.transport is Transport.UDP
-        if data and is_udp and len(data) <= min(room, c.DATA_BYTES_MAX):
+        if data and wire.transport in RIDES and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
         message = Open(signed, signature, mac=proof)
-        self.attempt = Attempt(seq, wire, message, secret, open_hash(header, signed), now, carries)
+        redirects = after.redirects if after else 0
+        self.attempt = Attempt(
+            seq, wire, message, secret, open_hash(header, signed), now, carries, redirects
+        )
         return self._repeat(now)
+
+    def _outside(self) -> tuple[Address, ...]:
+        """Where a host that registers is reached from outside: at its last NAT. Spec: R-10.2."""
+        if self.agreement.service != c.LOCATION_SERVICE:
+            return ()
+        told = [hop.source for hop in self.hops if hop.source is not None]
+        return tuple(source.with_port(c.SIGNALING_PORT) for source in told[-1:])
 
     def _next_seq(self) -> int:
         """Higher than all before, and of our own kind. Spec: R-5.1.1, R-5.4.1."""
@@ -184,7 +203,7 @@ class Asker(Connection):
         here = about.wire.source
         source = event.sources.get(about.wire.destination.ip)
         pinned = about.local == about.wire and here.port != 0
-        if source is None or pinned or self.state is not State.CONNECTED:
+        if source is None or pinned or self.hider or self.state is not State.CONNECTED:
             return []
         attempt = self.attempt
         under_way = attempt is not None and attempt.confirm is None
@@ -192,6 +211,31 @@ class Asker(Connection):
             return []
         there = about.wire.destination
         return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+
+    @property
+    def hider(self) -> bytes | None:
+        """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
+        keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
+        return next((key for key in keys if key in self.host.redirectors), None)
+
+    def follow(self, source: IP) -> list[Effect]:
+        """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
+        about = self.agreement
+        here = Address(source, about.wire.source.port)
+        if here == about.wire.source or self.state is not State.CONNECTED:
+            return []
+        switch = self._switch(replace(about.wire, source=here))
+        about = self.agreement
+        report = ReportOpened(
+            about.cid,
+            str(about.peer),
+            about.service,
+            about.wire,
+            about.local,
+            self.lifetime_s,
+            refreshed=True,
+        )
+        return [switch, save(self), report]
 
     def _move(self, wire: Flow, now: float) -> list[Effect]:
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
@@ -221,9 +265,13 @@ class Asker(Connection):
             return [attempt.confirm]
         confirm = self._confirm(event.header, message, key)
         attempt.confirm = confirm
+        said = self._outside()
         self.hops = message.hops
         self.keys.add(attempt.seq, key)
-        return self._connected(attempt, wire, terms, confirm, now)
+        effects = self._connected(attempt, wire, terms, confirm, now)
+        if self._outside() != said:  # only now we know, and what we sign has to say it
+            effects += self._move(self.agreement.wire, now)
+        return effects
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
         terms = decode_body(AcceptTerms, message.signed)
@@ -334,22 +382,39 @@ class Asker(Connection):
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
 
     def _on_redirect(self, event: MessageReceived, message: Redirect, now: float) -> list[Effect]:
-        """We cannot go another way yet: say so at once, rather than let it look like silence."""
+        """Go by way of somebody, or to where the peer is now, if our own side trusts who says so.
+
+        Spec: R-5.7.1, R-5.7.2.
+        """
         attempt = self.attempt
-        if attempt is None or event.header.seq != attempt.seq or self.state is not State.OPENING:
+        if attempt is None or attempt.confirm or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
-        try:
-            terms = decode_body(RedirectTerms, message.signed)
-            signed = event.header.signing + message.signed
-            verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
-        except DecodeError:
-            return self._drop(event, DropReason.MALFORMED)
-        except BadSignature:
-            return self._drop(event, DropReason.SIGNATURE)
+        if self.state not in (State.OPENING, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
+        terms = read_redirect(event, message)
+        if isinstance(terms, DropReason):
+            return self._drop(event, terms)
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
-        reason = f"sent on to {terms.locator.address}, which this version does not follow"
-        return self._refused(Code.NO_ROUTE, reason, key_text(terms.from_key), "", now)
+        known = terms.from_key in (*self.host.redirectors, self.agreement.peer.key)
+        if not known and self.state is State.CONNECTED:
+            return self._drop(event, DropReason.UNEXPECTED)
+        why = "" if known else "by somebody whom this host does not let redirect it"
+        if attempt.redirects >= c.REDIRECTS_MAX:
+            why = "and so on: this goes in circles"
+        there = terms.locator.address
+        if there.family != attempt.wire.family:
+            why = "which is of another address family"
+        if why:
+            by = key_text(terms.from_key)
+            return self._refused(Code.NO_ROUTE, f"sent on to {there}, {why}", by, "", now)
+        self.towards = there
+        wire = attempt.wire
+        if not terms.relay:
+            destination = Address(there.ip, wire.destination.port)
+            wire = Flow(wire.transport, wire.source, destination)
+        asked = replace(attempt, redirects=attempt.redirects + 1)
+        return self._ask(wire, now, approval=terms.approval, after=asked)
 
     def _refused(self, code: int, reason: str, by: str, rule: str, now: float) -> list[Effect]:
         about = self.agreement

@@ -66,6 +66,8 @@ class HostContext:
     certificate: bytes = b""
     lifetime_s: float = c.LIFETIME_S
     epoch_s: float = 0.0
+    redirectors: tuple[bytes, ...] = ()
+    """Keys, 32 bytes each, of gates and rendezvous that may send us another way. R-5.7.1."""
 
     def unix_s(self, now: float) -> float:
         """Wall-clock time, unix seconds."""

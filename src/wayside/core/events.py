@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .address import IP, Address, Flow
 from .codec import Header
 from .identity import PeerIdentity
 from .messages import Message
 from .rule import Cid
+
+if TYPE_CHECKING:  # which reads events
+    from .opening import CheckedOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,15 @@ class RuleRead:
 
 
 @dataclass(frozen=True, slots=True)
+class LocationFound:
+    """What is kept of the host that an OPEN asks for; no bytes: nothing."""
+
+    record: bytes
+    asked: MessageReceived
+    opened: CheckedOpen
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The machine's deadline was reached."""
 
@@ -135,6 +148,7 @@ Event = (
     | RulesFailed
     | SourcesChanged
     | RuleRead
+    | LocationFound
     | TimePassed
     | ClockSet
 )

@@ -13,6 +13,8 @@ from typing import assert_never
 from . import constants as c
 from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
+from .approval import check_approval
+from .asker import Asker
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
 from .ends import Initiator, Responder
@@ -23,6 +25,7 @@ from .events import (
     DataAnswered,
     DatagramReceived,
     Event,
+    LocationFound,
     MessageReceived,
     OpenRequested,
     RuleRead,
@@ -32,7 +35,7 @@ from .events import (
 )
 from .identity import Names, PeerIdentity
 from .messages import Code, Open
-from .opening import CheckedOpen, Refusal, check_open, refuse, source_of
+from .opening import CheckedOpen, Refusal, check_open, redirect, refuse, source_of
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
@@ -61,6 +64,10 @@ class Answering:
     names: Names
     policy: Policy
     services: dict[str, Offered] = field(default_factory=dict[str, Offered])
+    approvers: tuple[bytes, ...] = ()
+    """Keys, 32 bytes each, one of which must have approved whoever wants something. R-5.7.4."""
+    home: Address | None = None
+    """Where those are sent who come without: the rendezvous that decides for us."""
 
 
 class Host:
@@ -111,7 +118,7 @@ class Host:
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
-            case RuleRead():
+            case RuleRead() | LocationFound():
                 return []
             case _:
                 assert_never(event)
@@ -211,6 +218,15 @@ class Host:
             return self._refuse(event, opened, Code.POLICY, verdict.reason, verdict.rule)
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
             return self._door.challenge(event, event.header, message.hops, now)
+        answering, unix_s = self.answering, self.context.unix_s(now)
+        if answering.approvers and not check_approval(
+            event.header.cid, terms, answering.approvers, unix_s
+        ):
+            if answering.home is not None and answering.home.family == terms.source.family:
+                there = answering.home
+                return redirect(self.context.key, event, opened, there, False, unix_s)
+            reason = "only with the approval of this host's home"
+            return self._refuse(event, opened, Code.POLICY, reason)
         offered = self.answering.services.get(terms.service)
         if offered is None:
             return self._refuse(event, opened, Code.NO_SERVICE, f"no service {terms.service} here")
@@ -306,7 +322,20 @@ class Host:
                 replaced = CloseRequested(other.agreement.cid, "replaced")
                 effects = self._step(other, replaced, now) + effects
             self._index(connection.agreement)
+            if before.service == c.LOCATION_SERVICE:
+                effects += self._follow(connection.agreement)
         self._watch(connection)
+        return effects
+
+    def _follow(self, registration: Agreement) -> list[Effect]:
+        """Our rendezvous knows where we are: so do those that it hides us from. Spec: R-10.5."""
+        effects: list[Effect] = []
+        for connection in list(self.connections.values()):
+            before = connection.agreement
+            if isinstance(connection, Asker) and connection.hider == registration.peer.key:
+                effects += connection.follow(registration.wire.source.ip)
+                self._unindex(before)
+                self._index(connection.agreement)
         return effects
 
     def _keep(self, connection: Connection) -> None:

@@ -84,7 +84,7 @@ class Passage:
 
     `crossing` is as the initiator sees it, whoever asked last. `parties`: a hash of the two keys, 6
     bytes; `moving`: where one of the ends says that it goes, until the CONFIRM of that seq; `key`:
-    of the host that registers so.
+    of the host that registers so, or that is hidden.
     """
 
     cid: Cid

@@ -31,6 +31,7 @@ class Passages:
         self._by_flow: dict[Flow, Cid] = {}
         self._lent: dict[Flow, tuple[Cid, Address]] = {}
         self._inside: dict[bytes, tuple[Cid, Address]] = {}
+        self._hidden: dict[bytes, dict[Cid, None]] = {}
 
     def has_room(self, ip: IP) -> bool:
         """Count one more connection from this address, if there is room for one."""
@@ -50,6 +51,8 @@ class Passages:
         for flow in passage.crossing.flows:
             self._by_flow[flow] = passage.cid
         self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
+        if passage.key and passage.flow.transport is not Transport.NONE:
+            self._hidden.setdefault(passage.key, {})[passage.cid] = None
         self.deadlines.set(passage.cid, passage.until)
 
     def move(self, passage: Passage, crossing: Crossing) -> None:
@@ -68,6 +71,10 @@ class Passages:
         self._unindex(passage)
         if self._inside.get(passage.key, (None, None))[0] == passage.cid:
             del self._inside[passage.key]
+        hidden = self._hidden.get(passage.key, {})
+        hidden.pop(passage.cid, None)
+        if not hidden:
+            self._hidden.pop(passage.key, None)
 
     def known(self, cid: Cid, one: bytes, other: bytes) -> Passage | None:
         """The live connection with this cid between these two keys."""
@@ -79,6 +86,11 @@ class Passages:
     def register(self, passage: Passage, at: Address) -> None:
         """The host that this registration is of can be asked there."""
         self._inside[passage.key] = (passage.cid, at)
+
+    def hidden(self, key: bytes) -> list[Passage]:
+        """The live connections to a host that we hide, by its key, 32 bytes."""
+        live = (self.by_cid[cid] for cid in self._hidden.get(key, ()))
+        return [passage for passage in live if passage.stage is Stage.LIVE]
 
     def inside(self, key: bytes) -> Address | None:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""
