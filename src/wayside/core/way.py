@@ -192,7 +192,9 @@ def _way_back(known: Passage, event: MessageReceived, near: Address) -> Way:
     theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
     there, ours = theirs.far.destination, theirs.far.source
     far = near if theirs.near.source == ours else ours
-    return Way(Role.NAT, near, far, there.with_port(c.SIGNALING_PORT), event.destination)
+    hides = bool(known.key) and there.port != 0
+    role = Role.HIDING if hides else Role.NAT
+    return Way(role, near, far, there.with_port(c.SIGNALING_PORT), event.destination)
 
 
 def crossing_of(
