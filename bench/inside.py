@@ -24,6 +24,9 @@ MEASURES = {
     "setups-profile": ("setups:profile", "where a gate's time goes"),
     "unproved": ("unproved:measure", "what is sent to a source that has not proved itself"),
     "unaccepted": ("unaccepted:measure", "a gate's memory for OPENs that were never accepted"),
+    "locations": ("locations:measure", "updates and look-ups of the location stores"),
+    "gate-scale": ("scale_gate:measure", "a gate with a million connections, simulated"),
+    "host-scale": ("scale_host:measure", "a host with 100,000 connections, simulated"),
 }
 """By the name on the command line: module and function, and what it measures."""
 

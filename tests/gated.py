@@ -7,12 +7,15 @@ from typing import Any
 
 from pair import (
     STRANGER,
+    Entropy,
     Pair,
+    make_host,
     make_open,
     message_of,
     reasons,
     snapshot,
 )
+from wayside.core.address import Address
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
 from wayside.core.messages import (
@@ -66,3 +69,23 @@ def waiting(kind: type[Message], gates: int = 1, **more: Any) -> Pair:
     pair = Pair(gates, **more)
     pair.hold.add(kind)
     return pair.open(0.05)
+
+
+def beside(pair: Pair, name: str, **more: Any) -> Pair:
+    """The same gates, at the same time, and another client next to the first.
+
+    `server`: another one in the place of the first's, at the same address.
+    """
+    server = more.pop("server", None)
+    other = Pair(len(pair.gates), client=make_host(name), server=server or pair.s, **more)
+    family = pair.own["c"][0].family
+    other.own = dict(pair.own)
+    last = sum(name.encode()) % 100 + 100
+    host = f"10.0.0.{last}:4747" if family == 4 else f"[fd00:0::{last}]:4747"
+    other.own["c"] = (Address.parse(host), Address.parse(host))
+    for node in (*pair.gates, *(() if server else ("s",))):
+        other.nodes[node], other.kernel[node] = pair.nodes[node], pair.kernel[node]
+    other.expires = pair.expires
+    other.gates, other.inside, other.transport = pair.gates, pair.inside, pair.transport
+    other.now, other.cid = pair.now, Cid(Entropy(f"cid {name}")(16))
+    return other

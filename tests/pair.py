@@ -4,7 +4,8 @@
 
 Time is virtual and jumps from one thing to do to the next; nothing sleeps. What the machines ask
 for is done at once and kept: rules in `kernel`, datagrams in `wire`, everything else in `effects`.
-A datagram takes a millisecond a hop. `lose`, `copy` and `hold` decide what else happens to it.
+A datagram takes a millisecond a hop. `lose`, `copy` and `hold` decide what else happens to it. The
+gates named in `nats` put their own address in the place of the hosts on the inside.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from itertools import count
+from math import inf
 from typing import Any, TypeVar
 
 from wayside.core.address import Address, Flow, Transport
@@ -28,6 +30,7 @@ from wayside.core.effects import (
     DeliverData,
     Dropped,
     Effect,
+    ReadRule,
     SaveConnection,
     SendDatagram,
 )
@@ -39,17 +42,20 @@ from wayside.core.events import (
     DatagramReceived,
     Event,
     OpenRequested,
+    RuleRead,
     TimePassed,
 )
-from wayside.core.gate import Gate, GateContext, Passage
+from wayside.core.gate import Gate, GateContext
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
 from wayside.core.messages import MESSAGES, Hop, Message, Open, OpenTerms, decode, encode, padded
 from wayside.core.opening import SIGNATURE_CONTEXT
+from wayside.core.passage import Passage
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid, Rule
 from wayside.core.virtual import VirtualAddresses
+from wayside.core.way import Translation
 
 EPOCH_S = 1_800_000_000.0
 HOP_S = 0.001
@@ -129,6 +135,8 @@ class Pair:
         data: bytes = b"",
         answer: bytes | None = None,
         transport: Transport = Transport.TCP,
+        nats: tuple[str, ...] = (),
+        ports: range = range(1024, 65536),
     ) -> None:
         self.now = 100.0
         self.c, self.s = client or make_host("c"), server or make_host("s")
@@ -138,7 +146,11 @@ class Pair:
         self.order = list(self.nodes)
         self.inside, self.data, self.answer, self.transport = inside, data, answer, transport
         self.own = {name: self._addresses(at, family) for at, name in enumerate(self.order)}
+        for name in nats:
+            outside = self.outside(name).ip
+            self.gates[name].context.nat = Translation({family: outside}, ports)
         self.kernel: dict[str, dict[Flow, Rule]] = {name: {} for name in self.order}
+        self.expires: dict[tuple[str, Flow], float] = {}
         self.saved: dict[str, dict[Cid, bytes]] = {name: {} for name in self.order}
         self.effects: list[tuple[str, Effect]] = []
         self.wire: list[Sent] = []
@@ -156,6 +168,10 @@ class Pair:
         """The addresses of a node to the left and to the right."""
         left, right = (f"10.{at}.0.2", f"10.{at}.0.1") if family == 4 else (f"fd00:{at}::2",) * 2
         return Address.parse(left).with_port(4747), Address.parse(right).with_port(4747)
+
+    def outside(self, gate: str = "g1") -> Address:
+        """Where a NAT is asked from outside, which is what it gives its inside to go out with."""
+        return self.own[gate][1 if self.inside == "c" else 0]
 
     # --- what applications do ---
 
@@ -241,14 +257,32 @@ class Pair:
                     self.kernel[node].pop(rule.match, None)
                 for rule in effect.put:
                     self.kernel[node][rule.match] = rule
+                    self.expires[node, rule.match] = self.now + (rule.lifetime_s or inf)
                 for datagram in effect.then:
                     self._send(node, datagram)
             case DeliverData() if node == "s" and self.answer is not None:
                 self._later(node, DataAnswered(effect.cid, self.answer))
+            case ReadRule():
+                self._later(node, self._read(node, effect))
             case SaveConnection():
                 self.saved[node][effect.cid] = effect.saved
             case _:
                 pass
+
+    def _read(self, node: str, asked: ReadRule) -> RuleRead:
+        """What the kernel says of these rules; what has run out goes."""
+        rules = self.kernel[node]
+        for flow in asked.matches:
+            if flow in rules and self.expires[node, flow] <= self.now:
+                del rules[flow]
+        left = [self.expires[node, flow] - self.now for flow in asked.matches if flow in rules]
+        return RuleRead(asked.cid, max(left, default=None))
+
+    def packet(self, node: str = "g1") -> None:
+        """A packet of every flow comes by, and renews what packets renew."""
+        for flow, rule in self.kernel[node].items():
+            if rule.renewed_by_packets and self.expires[node, flow] > self.now:
+                self.expires[node, flow] = self.now + (rule.lifetime_s or inf)
 
     def _send(self, node: str, datagram: SendDatagram) -> None:
         at = self.order.index(node)
@@ -256,7 +290,8 @@ class Pair:
         there = next((n for n, own in enumerate(self.own.values()) if to in own), None)
         kind = MESSAGES[datagram.data[4]]
         step = 1 if there is None or there > at else -1
-        source = self.own[node][1 if step > 0 and node.startswith("g") else 0]
+        own = self.own[node][1 if step > 0 and node.startswith("g") else 0]
+        source = datagram.source.with_port(own.port) if datagram.source else own
         sent = Sent(self.now, node, kind, datagram.data, source, to)
         self.wire.append(sent)
         if there is None or there == at:
@@ -320,6 +355,17 @@ class Pair:
     def is_up(self) -> bool:
         """Whether both ends are connected."""
         return self.states() == (State.CONNECTED, State.CONNECTED)
+
+    def across(self, flow: Flow) -> Flow | None:
+        """What a packet looks like behind all gates; None when one of them lets it not through."""
+        sent_by_client = flow.source.ip == self.own["c"][0].ip
+        names = list(self.gates) if sent_by_client else list(self.gates)[::-1]
+        for name in names:
+            rule = self.kernel[name].get(flow)
+            if rule is None:
+                return None
+            flow = rule.rewrite or flow
+        return flow
 
     def passage(self, node: str = "g1") -> Passage:
         """The connection at a gate."""

@@ -230,7 +230,7 @@ def members_of(union: object) -> tuple[type, ...]:
 
 def test_machines_have_few_states_and_timers() -> None:
     from wayside.core.connection import State
-    from wayside.core.gate import Stage
+    from wayside.core.passage import Stage
     from wayside.core.timers import Timer
 
     assert len(State) <= STATES_MAX

@@ -23,9 +23,9 @@ from wayside.core.effects import (
 )
 from wayside.core.errors import DropReason, IllegalMove
 from wayside.core.events import CloseRequested, RulesFailed
-from wayside.core.gate import TRANSITIONS, Stage
 from wayside.core.initiator import Initiator
 from wayside.core.messages import Accept, Close, Confirm, Open, encode
+from wayside.core.passage import TRANSITIONS, Stage
 from wayside.core.responder import Responder
 
 GATES = pytest.mark.parametrize("gates", [0, 1, 2])
@@ -378,11 +378,11 @@ def test_an_illegal_move_of_a_gate_raises_and_changes_nothing() -> None:
     for old, new in product(Stage, Stage):
         passage.stage = old
         if new in TRANSITIONS[old]:
-            pair.gates["g1"]._enter(passage, new)
+            passage.enter(new)
             assert passage.stage is new
         else:
             with pytest.raises(IllegalMove):
-                pair.gates["g1"]._enter(passage, new)
+                passage.enter(new)
             assert passage.stage is old
 
 
@@ -431,9 +431,9 @@ def test_a_connection_that_ends_before_it_is_open_just_ends() -> None:
 
 
 def test_no_rule_goes_in_before_the_datagram_that_depends_on_it() -> None:
-    """R-5.2.4, R-5.3.1: ACCEPT and CONFIRM leave in `then`, behind the rules."""
+    """R-5.2.4, R-5.3.1: ACCEPT, and an end's CONFIRM, leave in `then`, behind the rules."""
     pair = Pair(1).open()
-    for node, kind in (("s", Accept), ("g1", Accept), ("c", Confirm), ("g1", Confirm)):
+    for node, kind in (("s", Accept), ("g1", Accept), ("c", Confirm)):
         sent = [effect for effect in pair.seen(SendDatagram, node) if effect.data[4] == kind.TYPE]
         behind = [
             datagram
@@ -443,3 +443,18 @@ def test_no_rule_goes_in_before_the_datagram_that_depends_on_it() -> None:
         ]
         assert sent == []
         assert len(behind) == 1
+
+
+def test_a_gate_sends_a_confirm_on_before_it_touches_the_rules() -> None:
+    """R-5.3.3: pending rules admit already, so nobody waits for the kernel."""
+    pair = Pair(1)
+    pair.hold.add(Confirm)
+    pair.open(0.05)
+    ((_, event),) = pair.held
+    effects = pair.tell("g1", event)
+    assert [type(effect) for effect in effects] == [SendDatagram, ChangeRules, ReportOpened]
+    assert effects[0] == SendDatagram(event.data, event.destination, event.source)
+    change = effects[1]
+    assert isinstance(change, ChangeRules)
+    assert change.then == change.remove == ()
+    assert all(rule.renewed_by_packets for rule in change.put)

@@ -15,18 +15,19 @@ from pair import (
     message_of,
     snapshot,
 )
-from wayside.core.address import Address
+from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.codec import Header
 from wayside.core.effects import (
+    ReadRule,
     ReportClosed,
     ReportOpened,
     ReportRefused,
     SendDatagram,
 )
 from wayside.core.errors import DropReason
-from wayside.core.events import CloseRequested, DatagramReceived, TimePassed
-from wayside.core.gate import Gate, Stage
+from wayside.core.events import CloseRequested, DatagramReceived, RuleRead, TimePassed
+from wayside.core.gate import Gate
 from wayside.core.messages import (
     Accept,
     Close,
@@ -36,6 +37,7 @@ from wayside.core.messages import (
     Stop,
     encode,
 )
+from wayside.core.passage import Stage, restored
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rule import Action, Cid, Rule
 
@@ -93,7 +95,7 @@ def test_a_reject_from_further_on_ends_what_is_pending() -> None:
     pair = waiting(Confirm)
     reject = Reject(b"", bytes(64), hops_of(event_of(pair, Accept, "s").data))
     data = encode(Header(Reject.TYPE, 0, pair.cid), reject)
-    event = DatagramReceived(data, pair.own["s"][0], pair.own["g1"][1])
+    event = replace(event_of(pair, Accept, "s"), data=data)
     unmoved(
         pair,
         replace(event, data=encode(Header(5, 0, pair.cid), replace(reject, hops=()))),
@@ -108,9 +110,7 @@ def test_a_reject_does_not_end_what_is_confirmed() -> None:
     """R-5.6.4."""
     pair = Pair(1).open()
     reject = Reject(b"", bytes(64), hops_of(event_of(pair, Accept, "s").data))
-    event = DatagramReceived(
-        encode(Header(5, 0, pair.cid), reject), pair.own["s"][0], pair.own["g1"][1]
-    )
+    event = replace(event_of(pair, Accept, "s"), data=encode(Header(5, 0, pair.cid), reject))
     before = snapshot(pair.gates["g1"])
     pair.tell("g1", event)
     assert snapshot(pair.gates["g1"]) == before
@@ -243,11 +243,114 @@ def test_a_rule_that_the_gate_did_not_write_is_passed_over(note: str) -> None:
 
 
 def test_the_notes_of_the_longest_names_still_say_what_a_restart_needs() -> None:
-    """R-6.5: seq and lifetime come first, and a note is cut at its end."""
+    """R-6.5: seq, lifetime and the two keys come first, and a note is cut at its end."""
     rule = PolicyRule("r" * 32, PolicyAction.ALLOW)
     pair = Pair(1, gate_policy=Policy((rule,)))
     pair.s.answering.services["s" * 32] = pair.s.answering.services["https"]
     pair.open(service="s" * 32)
     passage = replace(pair.passage(), seq=2**64 - 1)
     note = passage.rules(120.0)[0].note
-    assert note.split(" ") == [str(2**64 - 1), "120", "s" * 32, "r" * 32]
+    parties = pair.passage().parties.hex()
+    assert note.split(" ") == [str(2**64 - 1), "120", parties, "s" * 32, "r" * 25]
+    passage.until, left_s = pair.now + 80, 80.0
+    again = restored(passage.rules(120.0)[0], left_s, pair.now)
+    assert again == replace(passage, rule="r" * 25, offered=2**64 - 1)
+
+
+# --- before a gate forgets ---
+
+
+def silent(pair: Pair) -> DatagramReceived:
+    """Both agents die once the connection is up; a CLOSE that a restarted one could say."""
+    pair.open(0.5)
+    closing = pair.connection("c")._close_datagram("restarted")
+    pair.lose[Open] = 10**6
+    return replace(event_of(pair, Confirm, "c"), data=closing.data)
+
+
+def test_what_packets_keep_alive_is_not_forgotten_and_a_close_still_removes_it() -> None:
+    """R-5.9.2: for as long as the kernel says so, whatever the agents do."""
+    pair = Pair(1)
+    close = silent(pair)
+    for _ in range(10):
+        pair.run(100)
+        pair.packet()
+    asked = pair.seen(ReadRule, "g1")
+    assert len(asked) >= 8
+    assert {effect.matches for effect in asked} == {pair.passage().crossing.flows}
+    assert pair.passage().stage is Stage.LIVE
+    assert len(pair.kernel["g1"]) == 2
+    pair.tell("g1", close)
+    assert pair.kernel["g1"] == {}
+    assert pair.passage().stage is Stage.ENDED
+
+
+def test_a_gate_forgets_what_the_kernel_has_no_rules_for() -> None:
+    """R-5.9.2: no packet came for a lifetime; nothing of it is left in any table."""
+    pair = Pair(1)
+    close = silent(pair)
+    pair.run(130)
+    assert len(pair.seen(ReadRule, "g1")) == 1
+    table = pair.gates["g1"]._table
+    assert (table.by_cid, table._by_flow, table._lent, table._quota._total) == ({}, {}, {}, 0)
+    (onward,) = pair.tell("g1", close)
+    assert isinstance(onward, SendDatagram)
+
+
+def test_a_kernel_that_does_not_answer_for_five_seconds_has_no_rules() -> None:
+    """R-5.9.2: asked once, and forgotten when the answer would come too late."""
+    pair = Pair(1).open()
+    gate = pair.gates["g1"]
+    at = pair.passage().until
+    assert gate.deadline == at
+    assert gate.handle(TimePassed(), at) == [ReadRule(pair.cid, pair.passage().crossing.flows)]
+    assert gate.handle(TimePassed(), at + 4.9) == []
+    assert pair.passage().asked_kernel
+    assert gate.deadline == at + 5
+    assert gate.handle(TimePassed(), at + 5) == []
+    assert gate.passages == {}
+    assert gate.handle(RuleRead(pair.cid, 60.0), at + 6) == []
+    assert gate.passages == {}
+
+
+def test_an_answer_of_the_kernel_that_nobody_waits_for_changes_nothing() -> None:
+    """R-5.9.2: nothing was asked; or a refresh, or a CLOSE, came in between."""
+    pair = Pair(1).open()
+    gate = pair.gates["g1"]
+    for expires_s in (None, 1.0, 1000.0):
+        before = snapshot(gate)
+        assert gate.handle(RuleRead(pair.cid, expires_s), pair.now) == []
+        assert snapshot(gate) == before
+    pair.hold.add(Confirm)
+    pair.run(45)
+    _, confirm = pair.held[0]
+    gate.handle(TimePassed(), pair.passage().until)
+    assert pair.passage().asked_kernel
+    pair.tell("g1", confirm)
+    before = snapshot(gate)
+    gate.handle(RuleRead(pair.cid, None), pair.now)
+    assert snapshot(gate) == before
+    gate.handle(TimePassed(), pair.passage().until)
+    pair.tell("g1", CloseRequested(pair.cid))
+    before = snapshot(gate)
+    gate.handle(RuleRead(pair.cid, 1000.0), pair.now)
+    assert snapshot(gate) == before
+
+
+def test_rules_that_packets_do_not_renew_are_forgotten_without_a_question() -> None:
+    """R-6.4: a short lifetime, or a connection without packets: their end is known."""
+    rule = PolicyRule("short", PolicyAction.ALLOW, lifetime_s=30)
+    without = Pair(1, transport=Transport.NONE)
+    ends = {"wire": without_ports(without), "local": without_ports(without)}
+    for pair, more in ((Pair(1, gate_policy=Policy((rule,))), {}), (without, ends)):
+        pair.open(0.5, **more)
+        assert pair.is_up
+        pair.lose[Open] = 10**6
+        pair.run(125)
+        assert pair.seen(ReadRule) == []
+        assert pair.gates["g1"].passages == {}
+
+
+def without_ports(pair: Pair) -> Flow:
+    """The flow of a connection without packets."""
+    return Flow(Transport.NONE, pair.own["c"][0].with_port(0), pair.own["s"][0].with_port(0))

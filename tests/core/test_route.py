@@ -6,6 +6,7 @@ import pytest
 
 from pair import Entropy
 from wayside.core.address import Address, Transport
+from wayside.core.constants import TOKEN_BYTES_MAX
 from wayside.core.messages import Hop
 from wayside.core.route import TokenBox, TokenState, hops_hash
 from wayside.core.rule import Cid
@@ -13,8 +14,11 @@ from wayside.core.rule import Cid
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 CID = Cid(b"cid of sixteen b")
 V6 = Address.parse("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535")
-STATE = TokenState(1_000, Address.parse("192.0.2.1:4747"), b"b" * 16, 120, Transport.TCP)
-BIGGEST = TokenState(2**50, V6, b"b" * 16, 2**32, Transport.UDP, "r" * 32, "s" * 32)
+V4 = Address.parse("192.0.2.1:4747")
+STATE = TokenState(1, V4, 4747, b"b" * 12, b"p" * 6, 120, Transport.TCP)
+BIGGEST = TokenState(
+    2**32, V6, 65535, b"b" * 12, b"p" * 6, 2**32, Transport.UDP, "r" * 32, "s" * 32, V6, V6, V6
+)
 
 
 def box(key: bytes = KEY, secret: bytes = b"s" * 32) -> TokenBox:
@@ -29,7 +33,7 @@ def hop(token: bytes, key: bytes = KEY) -> Hop:
 def test_a_token_brings_back_what_was_sealed_among_any_hops(state: TokenState) -> None:
     """R-8.2: and the largest fits a record."""
     token = box().create_token(CID, 7, state)
-    assert len(token) <= 200
+    assert len(token) <= TOKEN_BYTES_MAX
     hops = (hop(b"", OTHER_KEY), hop(token), hop(b"x", b"z" * 32))
     assert box().consume_token(CID, 7, hops) == state
 

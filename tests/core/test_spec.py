@@ -202,7 +202,7 @@ def test_the_oracle_can_say_no() -> None:
     """Or the tests above would prove nothing."""
     hop = {1: bytes(32), 2: 1, 3: 120, 4: b"token"}
     assert is_accepted("hop", cbor2.dumps(hop))
-    for wrong in ({2: 16}, {3: -1}, {4: bytes(201)}, {1: bytes(31)}, {5: bytes(7)}, {9: 0}):
+    for wrong in ({2: 16}, {3: -1}, {4: bytes(256)}, {1: bytes(31)}, {5: bytes(7)}, {9: 0}):
         assert not is_accepted("hop", cbor2.dumps({**hop, **wrong})), wrong
 
 

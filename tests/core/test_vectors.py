@@ -36,6 +36,7 @@ HANDSHAKES = (
     "handshake-challenge",
     "handshake-late",
     "handshake-none",
+    "handshake-nat",
 )
 GATED = tuple(name for name in HANDSHAKES if name != "handshake-direct")
 ROUNDS = [(name, at) for name in HANDSHAKES for at in (0, 1)]
@@ -222,15 +223,38 @@ def test_an_outsider_comes_to_the_same_hashes_and_macs(name: str, at: int) -> No
     assert key.hex() == values["connection_key"]
     theirs = hexed(values["responder_ephemeral_secret"])
     assert x25519(theirs, terms[7]).hex() == values["shared_secret"]
-    seen = sha256(parts(body_of(accept)[1]))
+    returned = body_of(accept).get(4, [])
+    assert len(returned) == (1 if name == "handshake-nat" else 0)
+    assert parts(body_of(accept)[1], *returned).hex() == values["seen_input"]
+    seen = sha256(parts(body_of(accept)[1], *returned))
     assert body_of(confirm)[1] == seen
     assert body_of(confirm)[2] == short_mac(key, signing_header(confirm), seen)
     assert body_of(confirm).get(3, []) == hops
+    assert body_of(confirm).get(4, []) == returned
     if at:
         before = hexed(document["values"][at - 1]["connection_key"])
         covered = (signing_header(opened), body_of(opened)[1])
         assert body_of(opened)[4] == short_mac(before, *covered)
         assert seq == 2
+
+
+def test_the_initiator_sends_where_the_nat_says_and_the_responder_gets_it_where_it_is() -> None:
+    """R-8.7, R-8.1, R-5.2.2: one address in `returned`, another in the NAT's record."""
+    document = FRESH["handshake-nat"]
+    accept, opened = step(document, "ACCEPT", 0), step(document, "OPEN", 0)
+    here, there = (Address.parse(text).pack() for text in ("10.1.0.1:7", "10.2.0.2:4747"))
+    assert body_of(accept)[4] == [here]
+    assert cbor2.loads(body_of(accept)[1])[5] == here
+    (hop,) = map(cbor2.loads, body_of(opened)[3])
+    assert (hop[2], hop[6]) == (2, there)
+    assert 5 not in hop
+    ends = {(entry["from"], entry["source"], entry["destination"]) for entry in document["steps"]}
+    assert ends == {
+        ("initiator", "10.1.0.2:4747", "10.1.0.1:4747"),
+        ("gate", "10.1.0.2:4747", "10.2.0.2:4747"),
+        ("responder", "10.2.0.2:4747", "10.1.0.2:4747"),
+        ("gate", "10.1.0.1:4747", "10.1.0.2:4747"),
+    }
 
 
 def test_an_outsider_opens_the_data_that_rode_along() -> None:

@@ -71,20 +71,19 @@ def test_whatever_is_given_out_is_covered(family: int) -> None:
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("source", ["198.18.0.2:1", "198.19.255.255:1", "fd77:6179:7364::1"])
 def test_nobody_comes_from_an_address_inside_a_host(source: str, gated: bool) -> None:
-    """R-6.3: REJECT 3, and nothing is kept; also when a hop speaks for whoever sent it."""
+    """R-6.3: REJECT 3, and nothing is kept; also when a NAT says that it put it there."""
     here = Address.parse(source) if "." in source else Address.parse(f"[{source}]:1")
     pair = Pair(family=here.family)
     data = make_open(
         STRANGER,
         pair.s.context.key.public,
-        here,
+        pair.own["c"][0].with_port(40000) if gated else here,
         pair.own["s"][0].with_port(443),
         cid=pair.cid,
-        hops=(Hop(bytes(32), 1, 1, b""),) if gated else (),
+        hops=(Hop(bytes(32), 2, 1, b"", source=here),) if gated else (),
     )
     before = snapshot(pair.s)
-    came_from = pair.own["c"][0] if gated else here.with_port(4747)
-    (refused,) = pair.inject("s", data, came_from)
+    (refused,) = pair.inject("s", data, here.with_port(4747))
     assert isinstance(refused, SendDatagram)
     terms = decode_body(RejectTerms, body_of(refused.data, Reject).signed)
     assert (terms.code, terms.reason) == (Code.BAD_ADDRESS, "an address inside a host")

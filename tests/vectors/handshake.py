@@ -44,6 +44,12 @@ def handshakes() -> dict[str, Json]:
             "A connection without packets (transport 0, no ports) through one gate; refreshed;"
             " closed.",
         ),
+        "handshake-nat": _document(
+            Plan(nat=True),
+            "As handshake, but the gate is a NAT that the initiator asks for the responder's key."
+            " It sends OPEN on to the host inside, and adds to ACCEPT where packets go:"
+            " `returned`.",
+        ),
     }
 
 
@@ -155,6 +161,7 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
         "connection_key_salt_input": _parts(named, ephemeral_public(theirs)),
         "connection_key_salt": salt.hex(),
         "connection_key": connection_key.hex(),
+        "seen_input": _parts(accept.signed, *(address.pack() for address in accept.returned)),
         "seen": confirm.seen.hex(),
         "confirm_signing_header": confirm_header.signing.hex(),
         "confirm_mac_input": digest(confirm_header.signing, confirm.seen).hex(),

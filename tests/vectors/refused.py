@@ -38,6 +38,7 @@ class Case:
     reason: DropReason
     after: int = -1
     transit: bool | None = None
+    source: Address | None = None
 
 
 def refused() -> dict[str, Json]:
@@ -74,11 +75,11 @@ def world_after(steps: int) -> World:
 def _checked(whole: World, case: Case) -> Json:
     genuine = whole.sent[case.step - 1]
     after = case.step if case.after < 0 else case.after
-    sent = replace(genuine, data=case.data)
+    sent = replace(genuine, data=case.data, source=case.source or genuine.source)
     transit = case.transit
     if transit is None:
-        transit = {genuine.receiver} == {"gate"} and genuine.sender == "initiator"
-    if not transit and genuine.sender == "initiator" and genuine.receiver == "gate":
+        transit = genuine.receiver == "gate"
+    if not transit and genuine.receiver == "gate":
         sent = replace(sent, destination=whole.signaling["gate"])
     world = world_after(after)
     found = drops_of(world, sent, transit)
@@ -242,12 +243,17 @@ def _bad_at_gate(world: World) -> Iterator[Case]:
     for name, new, pair, reason in (
         ("by another key", replace(terms, from_key=other.public), other, DropReason.ADDRESS),
         ("of another OPEN", replace(terms, open_hash=seed("x")), theirs, DropReason.ADDRESS),
-        ("for another source", replace(terms, source=terms.source.with_port(1)), theirs,
-         DropReason.ADDRESS),
+        ("that leaves the port open", replace(terms, destination=_portless(terms.destination)),
+         theirs, DropReason.ADDRESS),
         ("signed wrongly", terms, other, DropReason.SIGNATURE),
     ):  # fmt: skip
         data = _remade(m.Accept, header, new, pair, accept.hops)
         yield Case(f"an ACCEPT {name}", ACCEPT_AT_GATE, data, reason)
+    accepted = world.sent[2].data
+    elsewhere = Case("an ACCEPT from elsewhere", ACCEPT_AT_GATE, accepted, DropReason.ADDRESS)
+    yield replace(elsewhere, source=Address.parse("10.2.0.3:4747"))
+    to_gate = Case("an ACCEPT to the gate itself", ACCEPT_AT_GATE, accepted, DropReason.TOKEN)
+    yield replace(to_gate, transit=False)
     confirm = world.sent[4].data
     yield Case("a CONFIRM before its ACCEPT", CONFIRM_AT_GATE, confirm, DropReason.UNKNOWN, after=3)
     for step, name in ((CONFIRM_AT_GATE, "a CONFIRM"), (CLOSE_AT_GATE, "a CLOSE")):
@@ -337,7 +343,6 @@ def _bad_refreshes(world: World) -> Iterator[Case]:
         ("service", {"service": "https"}),
         ("transport", {"transport": Transport.TCP}),
         ("source port", {"source": terms.source.with_port(40001)}),
-        ("destination", {"destination": Address.parse("10.2.0.3:7")}),
     ):
         signed = encode_body(replace(terms, **change))
         proof = mac(_first_key(world), header.signing, signed)

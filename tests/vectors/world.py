@@ -2,9 +2,11 @@
 
     initiator 10.1.0.2 ---- 10.1.0.1 gate 10.2.0.1 ---- 10.2.0.2 responder
 
-Datagrams go to whom they are for at once and in order; one to the responder that the gate sits in
-front of is intercepted, as TPROXY would. Everything that was sent is kept, so that a vector can
-show each datagram on each link, and every random byte is kept with the name of who drew it.
+Datagrams go to whom they are for at once and in order; what the two ends send to each other is
+intercepted by the gate, as TPROXY would, and sent on in the name of who sent it. Everything that
+was sent is kept, so that a vector can show each datagram on each link, and every random byte is
+kept with the name of who drew it. Where the gate is a NAT, the responder is inside, and the
+initiator asks the NAT itself.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from wayside.core.identity import Names, PeerIdentity, sign_certificate
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid
+from wayside.core.way import Translation
 
 EPOCH_S = 1_800_000_000
 """The wall clock of every machine at `now` = 0: a day in January 2027."""
@@ -85,7 +88,8 @@ class Plan:
     """What kind of handshake this world is for.
 
     `clock_s`: how far the initiator's clock is ahead; `port`: which it asks for; `late`: the first
-    ACCEPT is on its way for so long that the initiator sends its OPEN again.
+    ACCEPT is on its way for so long that the initiator sends its OPEN again; `nat`: the gate is
+    one.
     """
 
     transport: Transport = Transport.UDP
@@ -95,6 +99,7 @@ class Plan:
     clock_s: int = 0
     port: int = SERVICE_PORT
     late: bool = False
+    nat: bool = False
 
     @property
     def flow(self) -> Flow:
@@ -106,6 +111,7 @@ class Plan:
             (6, False): ("[2001:db8:1::2]:40000", "[2001:db8:1::3]:7"),
         }[self.family, self.gated]
         source, destination = map(Address.parse, ends)
+        destination = self.gate_address if self.nat else destination
         destination = destination.with_port(self.port)
         if self.transport is Transport.NONE:
             source, destination = source.with_port(0), destination.with_port(0)
@@ -113,8 +119,15 @@ class Plan:
 
     @property
     def gate_address(self) -> Address:
-        """Where the gate sends on from, towards the responder and back."""
-        return Address.parse("10.2.0.1:4747" if self.family == 4 else "[2001:db8:2::1]:4747")
+        """The gate's own address: it sends nothing from there."""
+        link = 1 if self.nat else 2  # a NAT's: the one that it is asked at
+        here = f"10.{link}.0.1:4747" if self.family == 4 else f"[2001:db8:{link}::1]:4747"
+        return Address.parse(here)
+
+    @property
+    def responder_address(self) -> Address:
+        """Where the responder itself is asked."""
+        return Address.parse("10.2.0.2:4747") if self.nat else self.flow.destination.with_port(4747)
 
 
 def _host(name: str, entropy: Entropy, clock_s: int) -> Host:
@@ -129,7 +142,9 @@ def _host(name: str, entropy: Entropy, clock_s: int) -> Host:
     return Host(context, answering, FrontDoor(box, Budget()), Quota(100, 100))
 
 
-def _gate(entropy: Entropy) -> Gate:
+def _gate(entropy: Entropy, plan: Plan) -> Gate:
+    known = {key("responder").public: plan.responder_address}
+    here = plan.gate_address
     context = GateContext(
         key("gate"),
         "gate.lab",
@@ -137,6 +152,7 @@ def _gate(entropy: Entropy) -> Gate:
         Policy(default=PolicyAction.ALLOW),
         entropy,
         epoch_s=EPOCH_S,
+        nat=Translation({here.family: here.ip}, known=known) if plan.nat else None,
     )
     box = TokenBox(context.key.public, seed("secret of gate"), entropy)
     return Gate(context, FrontDoor(box, Budget()), box, Quota(100, 100))
@@ -165,15 +181,15 @@ class World:
     def __post_init__(self) -> None:
         for name, clock_s in (("initiator", self.plan.clock_s), ("responder", 0)):
             self.machines[name] = _host(name, self.entropy[name], clock_s)
-        self.machines["gate"] = _gate(self.entropy["gate"])
+        self.machines["gate"] = _gate(self.entropy["gate"], self.plan)
 
     @property
     def signaling(self) -> dict[str, Address]:
-        """Where each machine sends from and listens."""
+        """Where each machine listens, and the two ends send from."""
         flow = self.plan.flow
         return {
             "initiator": flow.source.with_port(4747),
-            "responder": flow.destination.with_port(4747),
+            "responder": self.plan.responder_address,
             "gate": self.plan.gate_address,
         }
 
@@ -181,7 +197,7 @@ class World:
         """Have the initiator ask, and let all that follows happen."""
         flow = self.plan.flow
         peer = PeerIdentity(key("responder").public, "responder.lab", certificate("responder"))
-        signaling = self.signaling["responder"]
+        signaling = flow.destination.with_port(4747)
         asked = OpenRequested(self.cid, peer, SERVICE, flow, flow, signaling, self.plan.data)
         self.under_way = [] if self.plan.late else None
         self.feed("initiator", asked)
@@ -230,23 +246,24 @@ class World:
                 pass
 
     def _carry(self, sender: str, datagram: SendDatagram) -> None:
-        source = self.signaling[sender]
+        source = datagram.source or self.signaling[sender]
         receiver = next(
             name for name, address in self.signaling.items() if address == datagram.destination
         )
-        transit = self.plan.gated and {sender, receiver} == {"initiator", "responder"}
+        transit = self.plan.gated and "gate" not in (sender, receiver)
         if transit:
             receiver = "gate"
         if len(self.sent) < self.sent_max:
             self.sent.append(Sent(sender, receiver, source, datagram.destination, datagram.data))
-            event = received(self.sent[-1], transit)
+            inside = "responder" if self.plan.nat else "initiator"
+            event = received(self.sent[-1], transit, inside)
             if receiver == "initiator" and self.under_way is not None:
                 self.under_way.append(event)
             elif len(self.sent) < self.sent_max:
                 self.feed(receiver, event)
 
 
-def received(sent: Sent, transit: bool) -> DatagramReceived:
-    """The event at the receiver of a datagram."""
-    side = "inside" if sent.sender == "initiator" else "outside"
+def received(sent: Sent, transit: bool, inside: str = "initiator") -> DatagramReceived:
+    """The event at the receiver of a datagram; `inside`: who is on that side of the gate."""
+    side = "inside" if sent.sender == inside else "outside"
     return DatagramReceived(sent.data, sent.source, sent.destination, transit, side)

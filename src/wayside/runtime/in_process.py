@@ -24,7 +24,7 @@ from wayside.core.identity import Names
 from wayside.core.policy import Pattern
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid
-from wayside.kernel.plan import Change
+from wayside.kernel.plan import Change, InstalledRule
 
 from .asking import Asking, Opened
 from .config import HostConfig, Peer, load_host
