@@ -17,9 +17,7 @@ from . import constants as c
 from .address import Address, Flow
 from .codec import Header, encode_body
 from .connection import (
-    Agreement,
     Connection,
-    HostContext,
     State,
     accept_seen,
     connection_key,
@@ -79,9 +77,8 @@ class Offer:
 class Answerer(Connection):
     """What an end does that is asked."""
 
-    def __init__(self, host: HostContext, agreement: Agreement) -> None:
-        super().__init__(host, agreement)
-        self.offer: Offer | None = None
+    __slots__ = ()
+    offer: Offer | None
 
     def answer(self, opened: CheckedOpen, event: MessageReceived, now: float) -> list[Effect]:
         """Agree to an OPEN that the host has checked and allowed. Spec: R-5.2, R-5.4.

@@ -14,7 +14,7 @@ from . import constants as c
 from .address import IP, Address, Flow
 from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
-from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
+from .connection import Connection, State, accept_seen, connection_key
 from .crypto import (
     ZERO_NONCE,
     BadSignature,
@@ -71,7 +71,8 @@ class Attempt:
     seq: int
     wire: Flow
     """Our packets as they are to be from here on: others than now if we have moved."""
-    message: Open
+    message: Open | None
+    """None once it was answered."""
     secret: bytes
     hash: bytes
     started: float
@@ -87,11 +88,9 @@ class Attempt:
 class Asker(Connection):
     """What an end does that asks."""
 
+    __slots__ = ()
+    attempt: Attempt | None
     offer: Offer | None
-
-    def __init__(self, host: HostContext, agreement: Agreement) -> None:
-        super().__init__(host, agreement)
-        self.attempt: Attempt | None = None
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
         self._enter(State.OPENING)
@@ -164,16 +163,16 @@ class Asker(Connection):
 
     def _repeat(self, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.confirm is not None:
+        if attempt is None or attempt.message is None:
             return []
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
         attempt.tries += 1
-        return [self._open_datagram(attempt)]
+        return [self._open_datagram(attempt, attempt.message)]
 
-    def _open_datagram(self, attempt: Attempt) -> SendDatagram:
+    def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
         header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
-        return SendDatagram(padded(header, attempt.message), self.towards)
+        return SendDatagram(padded(header, message), self.towards)
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
@@ -264,7 +263,7 @@ class Asker(Connection):
         if attempt.confirm is not None:
             return [attempt.confirm]
         confirm = self._confirm(event.header, message, key)
-        attempt.confirm = confirm
+        attempt.confirm, attempt.message = confirm, None
         said = self._outside()
         self.hops = message.hops
         self.keys.add(attempt.seq, key)
@@ -351,7 +350,7 @@ class Asker(Connection):
 
     def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.confirm or event.header.seq != attempt.seq:
+        if attempt is None or attempt.message is None or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
@@ -360,7 +359,7 @@ class Asker(Connection):
             return self._drop(event, DropReason.UNEXPECTED)
         attempt.challenges += 1
         attempt.proofs[issuer] = message.proof
-        return [self._open_datagram(attempt)]
+        return [self._open_datagram(attempt, attempt.message)]
 
     def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
         """On the path of an OPEN anybody may say no; later only who is known. Spec: R-5.6."""

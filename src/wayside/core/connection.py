@@ -129,10 +129,23 @@ class Keys:
 class Connection:
     """One end of one connection. Subclasses say how it comes up."""
 
+    __slots__ = (
+        "agreement",
+        "attempt",
+        "hops",
+        "host",
+        "keys",
+        "lifetime_s",
+        "offer",
+        "old",
+        "state",
+        "timers",
+        "towards",
+        "tries",
+    )
     PARITY: ClassVar[int]
     """0: the initiator, whose seqs are even; 1: the responder. Spec: R-5.1.1."""
     TRANSITIONS: ClassVar[dict[State, frozenset[State]]]
-    tries: int = 0
 
     def __init__(self, host: HostContext, agreement: Agreement) -> None:
         self.host = host
@@ -143,6 +156,9 @@ class Connection:
         self.hops: tuple[Hop, ...] = ()
         self.towards: Address = agreement.wire.destination
         self.lifetime_s = host.lifetime_s
+        self.attempt = None
+        self.offer = None
+        self.tries = 0
         self.old: tuple[Rule, ...] = ()
         """What lets packets in that are still on the way which they took before a move."""
 

@@ -17,6 +17,7 @@ from .connection import State
 class Initiator(Asker, Answerer):
     """Opened the connection, and refreshes it."""
 
+    __slots__ = ()
     PARITY: ClassVar = 0
     TRANSITIONS: ClassVar = {
         State.IDLE: frozenset({State.OPENING}),
@@ -30,6 +31,7 @@ class Initiator(Asker, Answerer):
 class Responder(Asker, Answerer):
     """Was asked; asks itself only when it has moved."""
 
+    __slots__ = ()
     PARITY: ClassVar = 1
     TRANSITIONS: ClassVar = {
         State.IDLE: frozenset({State.ANSWERING, State.OFFERED}),

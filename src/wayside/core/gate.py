@@ -63,7 +63,7 @@ from .opening import (
 from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
 from .policy import PolicyAction
-from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of
+from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source
 from .rule import Cid, Rule
 from .way import crossing_of, way_of
 
@@ -124,8 +124,12 @@ class Gate:
         """
         for rule, left_s in rules:
             passage = restored(rule, left_s, now)
-            if passage is not None:
+            if passage is None:
+                continue
+            known = self.passages.get(passage.cid)
+            if known is None:
                 self.table.count(rule.match.source.ip)
+            if known is None or passage.stage is Stage.LIVE:  # beside it: a move that was pending
                 self.table.keep(passage)
         return len(self.passages)
 
@@ -203,6 +207,8 @@ class Gate:
             data = encode(header, Accept(message.signed, message.signature, message.hops, returned))
         onward = SendDatagram(data, state.previous, state.here or event.source)
         crossing = crossing.reversed() if header.seq % 2 else crossing
+        if self.table.is_lent(header.cid, crossing):
+            return [Dropped(DropReason.FULL, event.source)]
         return self._offer(event, crossing, state, onward, now)
 
     def _offer(
@@ -251,12 +257,20 @@ class Gate:
     ) -> list[Effect]:
         """A live connection's ACCEPT: of a refresh, or of an end that moves. Spec: R-5.4.5."""
         lifetime_s = self.context.lifetime_s
-        old = known.moving_rules(lifetime_s)
-        known.moving = None
+        old = self._stay(known)
         if crossing == known.crossing:
             return [ChangeRules(known.cid, (), old, (onward,))] if old else [onward]
         known.moving = (seq, crossing)
+        self.table.claim(known.cid, crossing)
         return [ChangeRules(known.cid, known.moving_rules(lifetime_s), old, (onward,))]
+
+    def _stay(self, passage: Passage) -> tuple[Rule, ...]:
+        """Nobody moves any more: the pending rules that were for that."""
+        rules = self.table.own(passage.moving_rules(self.context.lifetime_s))
+        if passage.moving is not None:
+            self.table.disclaim(passage.cid, passage.moving[1])
+        passage.moving = None
+        return rules
 
     def _on_refusal(
         self, event: MessageReceived, message: Challenge | Reject | Redirect, now: float
@@ -267,7 +281,11 @@ class Gate:
             return [Dropped(DropReason.TOKEN, event.source)]
         onward = SendDatagram(event.data, state.previous, state.here or event.source)
         known = self.passages.get(event.header.cid)
-        if known is None or known.stage is not Stage.PENDING or isinstance(message, Challenge):
+        if known is None or isinstance(message, Challenge):
+            return [onward]
+        if known.stage is Stage.LIVE and known.moving and known.moving[0] == event.header.seq:
+            return [ChangeRules(known.cid, remove=self._stay(known)), onward]
+        if known.stage is not Stage.PENDING:
             return [onward]
         return [*self._end(known, "refused further on", now), onward]
 
@@ -278,7 +296,7 @@ class Gate:
         state = self._box.consume_token(event.header.cid, event.header.seq, _hops(message))
         if state is None or not 0 <= now - state.issued_s <= TOKEN_VALID_S:
             return None
-        return state if event.destination.ip == state.source.ip else None
+        return state if event.destination.ip == far_source(state).ip else None
 
     # --- along the route: CONFIRM makes rules last, CLOSE takes them away ---
 
@@ -292,6 +310,13 @@ class Gate:
             return [Dropped(DropReason.UNKNOWN, event.source)]
         if header.seq != passage.seqs.accepted[header.seq % 2]:
             return [Dropped(DropReason.STALE, event.source)]
+        crossing = passage.crossing
+        if passage.moving is not None and passage.moving[0] == header.seq:
+            crossing = passage.moving[1]
+        crossing = crossing.reversed() if header.seq % 2 else crossing
+        said = crossing.near.destination
+        if said != crossing.far.destination and said not in message.returned:
+            return [Dropped(DropReason.STALE, event.source)]
         onward = self._along(event, state)
         if passage.stage is Stage.LIVE and header.seq in passage.seqs.confirmed:
             return [onward]
@@ -301,7 +326,7 @@ class Gate:
         refreshed, most = passage.stage is Stage.LIVE, self.context.lifetime_s
         moved: tuple[Rule, ...] = ()
         if passage.moving is not None and passage.moving[0] == seq:
-            moved = passage.rules(most)
+            moved = self.table.own(passage.rules(most))
             self.table.move(passage, passage.moving[1])
             passage.moving = None
         passage.enter(Stage.LIVE)
@@ -341,13 +366,13 @@ class Gate:
 
     def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram:
         """Pass a message on along the route, whichever way it goes. Spec: R-8.2."""
-        back = event.destination.ip == state.source.ip
+        back = event.destination.ip == far_source(state).ip
         if state.onward is not None:
             back = event.source.ip == state.onward.ip
         if back:
             return SendDatagram(event.data, state.previous, state.here or event.source)
         onward = state.onward or event.destination
-        return SendDatagram(event.data, onward, state.source.with_port(c.SIGNALING_PORT))
+        return SendDatagram(event.data, onward, far_source(state).with_port(c.SIGNALING_PORT))
 
     def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
         """Who shows our token was on the path: the rules go, the message goes on. R-5.9.2."""
@@ -374,10 +399,9 @@ class Gate:
 
     def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
         most = self.context.lifetime_s
-        ours = passage.rules(most) if self.table.owns(passage) else ()
-        remove = (*ours, *passage.moving_rules(most))
+        remove = (*self.table.own(passage.rules(most)), *self._stay(passage))
         passage.enter(Stage.ENDED)
-        passage.moving = None
+        self.table.leave(passage)
         passage.until = now + TOKEN_VALID_S
         self.table.deadlines.set(passage.cid, passage.until)
         peer = str(passage.flow.source.ip)

@@ -69,9 +69,10 @@ def check_open(
     try:
         terms = decode_body(OpenTerms, message.signed)
         flow = Flow(terms.transport, terms.source, terms.destination)
+        there = Flow(terms.transport, source_of(terms, message.hops), terms.destination)
     except (DecodeError, ValueError):
         return DropReason.MALFORMED
-    if not is_sound(flow):
+    if not (is_sound(flow) and is_sound(there)):
         return DropReason.ADDRESS
     if terms.sealed and (terms.transport not in RIDES or event.header.seq != 0):
         return DropReason.MALFORMED

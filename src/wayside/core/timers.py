@@ -21,6 +21,8 @@ class Timer(Enum):
 class Timers:
     """Which timers run, and until when (monotonic seconds)."""
 
+    __slots__ = ("_at",)
+
     def __init__(self) -> None:
         self._at: dict[Timer, float] = {}
 
