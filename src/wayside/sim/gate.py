@@ -13,8 +13,7 @@ from wayside.core import constants as c
 from wayside.core.address import Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.effects import Effect
-from wayside.core.forwarding import GateContext
-from wayside.core.gate import Gate
+from wayside.core.gate import Gate, GateContext
 from wayside.core.identity import Names
 from wayside.core.policy import Policy
 from wayside.core.route import TokenBox
