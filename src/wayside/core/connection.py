@@ -8,7 +8,7 @@ over. That is written once, here. Spec: R-5.4, R-5.9, R-6.2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar, assert_never
 
@@ -24,6 +24,7 @@ from .events import (
     MessageReceived,
     OpenRequested,
     RulesFailed,
+    SourcesChanged,
     TimePassed,
 )
 from .identity import PeerIdentity
@@ -33,7 +34,13 @@ from .rule import Action, Cid, Rule, note_of
 from .timers import Timer, Timers
 
 ConnectionEvent = (
-    MessageReceived | OpenRequested | CloseRequested | DataAnswered | RulesFailed | TimePassed
+    MessageReceived
+    | OpenRequested
+    | CloseRequested
+    | DataAnswered
+    | RulesFailed
+    | SourcesChanged
+    | TimePassed
 )
 
 
@@ -59,6 +66,8 @@ class HostContext:
     certificate: bytes = b""
     lifetime_s: float = c.LIFETIME_S
     epoch_s: float = 0.0
+    redirectors: tuple[bytes, ...] = ()
+    """Keys, 32 bytes each, of gates and rendezvous that may send us another way. R-5.7.1."""
 
     def unix_s(self, now: float) -> float:
         """Wall-clock time, unix seconds."""
@@ -120,8 +129,23 @@ class Keys:
 class Connection:
     """One end of one connection. Subclasses say how it comes up."""
 
+    __slots__ = (
+        "agreement",
+        "attempt",
+        "hops",
+        "host",
+        "keys",
+        "lifetime_s",
+        "offer",
+        "old",
+        "state",
+        "timers",
+        "towards",
+        "tries",
+    )
+    PARITY: ClassVar[int]
+    """0: the initiator, whose seqs are even; 1: the responder. Spec: R-5.1.1."""
     TRANSITIONS: ClassVar[dict[State, frozenset[State]]]
-    tries: int = 0
 
     def __init__(self, host: HostContext, agreement: Agreement) -> None:
         self.host = host
@@ -132,6 +156,11 @@ class Connection:
         self.hops: tuple[Hop, ...] = ()
         self.towards: Address = agreement.wire.destination
         self.lifetime_s = host.lifetime_s
+        self.attempt = None
+        self.offer = None
+        self.tries = 0
+        self.old: tuple[Rule, ...] = ()
+        """What lets packets in that are still on the way which they took before a move."""
 
     def handle(self, event: ConnectionEvent, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -146,6 +175,8 @@ class Connection:
                 return self._on_data_answered(event, now)
             case RulesFailed():
                 return self._on_rules_failed(event, now)
+            case SourcesChanged():
+                return self._on_sources_changed(event, now)
             case TimePassed():
                 return [
                     effect
@@ -192,6 +223,9 @@ class Connection:
     def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
         return []
 
+    def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
+        return []
+
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
         return self._drop(event, DropReason.UNEXPECTED)
 
@@ -214,7 +248,7 @@ class Connection:
         match timer:
             case Timer.RETRANSMIT if self.state is State.CLOSING:
                 return self._say_close("", now)
-            case Timer.EXPIRE:
+            case Timer.EXPIRE if self.state is not State.ENDED:
                 return self._end("the lifetime is over", now)
             case Timer.GIVE_UP if self.state is State.CLOSING:
                 return self._end("", now, report=False)
@@ -281,7 +315,7 @@ class Connection:
             return []
         self._enter(State.ENDED)
         self.timers.stop()
-        self.timers.start(Timer.LINGER, now + c.LINGER_S)
+        self.timers.start(Timer.EXPIRE, now + c.LINGER_S)
         if not report:
             return []
         return [
@@ -292,7 +326,19 @@ class Connection:
 
     @property
     def _rules(self) -> tuple[Rule, ...]:
-        return self.agreement.outbound + self.agreement.inbound
+        return self.agreement.outbound + self.agreement.inbound + self.old
+
+    def _switch(self, wire: Flow, then: tuple[SendDatagram, ...] = ()) -> ChangeRules:
+        """Our packets take this way from now on; theirs may come the old one for a while. R-6.2."""
+        before, leaving = self.agreement, self.old
+        local = wire if before.local == before.wire else before.local
+        self.agreement = replace(before, wire=wire, local=local)
+        put = self.agreement.outbound + self.agreement.inbound
+        kept = {rule.match for rule in put}
+        self.old = tuple(rule for rule in before.inbound if rule.match not in kept)
+        kept |= {rule.match for rule in self.old}
+        gone = tuple(rule for rule in leaving + before.outbound if rule.match not in kept)
+        return ChangeRules(before.cid, put, gone, then)
 
     def _report_closed(self, reason: str) -> ReportClosed:
         about = self.agreement

@@ -36,6 +36,9 @@ HOPS_BYTES_MAX = 900
 """What the records of all hops may take: an ACCEPT has up to 300 bytes besides, and must stay
 below the smallest OPEN."""
 
+LOCATION_SERVICE = "location"
+"""By which a host says where it is; with transport 0."""
+
 ALTERNATIVES_MAX = 7
 """Other addresses that an end offers: with the first, 8 paths."""
 
@@ -75,6 +78,9 @@ CLOSE_TRIES = 3
 
 LINGER_S = 5.0
 """A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""
+
+REDIRECTS_MAX = 4
+"""By way of a relay, home, and to where the host is now, is three."""
 
 CHALLENGES_MAX = 4
 """Challenges an initiator answers for one OPEN; more is somebody playing."""

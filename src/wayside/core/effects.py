@@ -8,10 +8,15 @@ there; when the kernel refuses, the driver says so with `RulesFailed`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .address import Address, Flow
 from .errors import DropReason
 from .rule import Cid, Rule
+
+if TYPE_CHECKING:  # they answer with effects
+    from .events import MessageReceived
+    from .opening import CheckedOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,30 @@ class ReadRule:
 
     cid: Cid
     matches: tuple[Flow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLocation:
+    """Keep where this host is, as it signed it; `lifetime_s` 0: it has left. Spec: R-10.3.
+
+    `order`: greater is newer; what is older than what is kept must not take its place.
+    """
+
+    key: bytes
+    family: int
+    record: bytes
+    order: int
+    lifetime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FindLocation:
+    """Look where this host is; comes back as `LocationFound` with the OPEN that asks for it."""
+
+    key: bytes
+    family: int
+    asked: MessageReceived
+    opened: CheckedOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +146,8 @@ Effect = (
     SendDatagram
     | ChangeRules
     | ReadRule
+    | KeepLocation
+    | FindLocation
     | DeliverData
     | SaveConnection
     | ForgetConnection

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .address import Address, Flow
+from .address import IP, Address, Flow
 from .codec import Header
 from .identity import PeerIdentity
 from .messages import Message
 from .rule import Cid
+
+if TYPE_CHECKING:  # which reads events
+    from .opening import CheckedOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,16 @@ class RulesFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesChanged:
+    """This host's addresses or routes are others: from which it now reaches whom.
+
+    `sources`: the own address towards each peer's; a peer that cannot be reached is left out.
+    """
+
+    sources: Mapping[IP, IP]
+
+
+@dataclass(frozen=True, slots=True)
 class RuleRead:
     """What the kernel has of a connection's rules.
 
@@ -101,6 +116,15 @@ class RuleRead:
     cid: Cid
     expires_s: float | None
     packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocationFound:
+    """What is kept of the host that an OPEN asks for; no bytes: nothing."""
+
+    record: bytes
+    asked: MessageReceived
+    opened: CheckedOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +146,9 @@ Event = (
     | CloseRequested
     | DataAnswered
     | RulesFailed
+    | SourcesChanged
     | RuleRead
+    | LocationFound
     | TimePassed
     | ClockSet
 )

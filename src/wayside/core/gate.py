@@ -8,14 +8,13 @@ only what both ends have agreed to, each entry for as long as its rules. Spec: R
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 from . import constants as c
+from .address import IP, Address, Flow, Transport
 from .admission import FrontDoor, Quota
 from .codec import DecodeError, decode_body
-from .crypto import BadSignature, SigningKey, verify
+from .crypto import BadSignature, verify
 from .effects import (
     ChangeRules,
     Dropped,
@@ -23,7 +22,6 @@ from .effects import (
     ReadRule,
     ReportClosed,
     ReportOpened,
-    ReportRefused,
     SendDatagram,
 )
 from .errors import DropReason
@@ -33,13 +31,15 @@ from .events import (
     DataAnswered,
     DatagramReceived,
     Event,
+    LocationFound,
     MessageReceived,
     OpenRequested,
     RuleRead,
     RulesFailed,
+    SourcesChanged,
     TimePassed,
 )
-from .identity import Names, key_text
+from .forwarding import Forwarding, GateContext
 from .messages import (
     Accept,
     AcceptTerms,
@@ -54,41 +54,21 @@ from .messages import (
     Reject,
     Stop,
     encode,
-    padded,
 )
 from .opening import (
     SIGNATURE_CONTEXT,
-    CheckedOpen,
     Refusal,
     check_open,
-    refuse,
 )
-from .passage import Crossing, Passage, Stage, restored
+from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
-from .policy import Direction, Policy, PolicyAction, Request, Verdict
-from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, parties_of
+from .policy import PolicyAction
+from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source
 from .rule import Cid, Rule
-from .way import Translation, Way, crossing_of, way_of
+from .way import crossing_of, way_of
 
 KERNEL_ANSWERS_S = 5.0
 """A kernel says within this whether it still has a rule; one that does not has none."""
-
-LOCATION = "location"
-"""The service by which a host says where it is: a NAT that lets it out knows it from then on."""
-
-
-@dataclass(slots=True)
-class GateContext:
-    """Who a gate is and what it allows. `epoch_s`: unix time at `now` = 0."""
-
-    key: SigningKey
-    name: str
-    names: Names
-    policy: Policy
-    entropy: Callable[[int], bytes]
-    lifetime_s: float = c.LIFETIME_S
-    epoch_s: float = 0.0
-    nat: Translation | None = None
 
 
 class Gate:
@@ -96,9 +76,10 @@ class Gate:
 
     def __init__(self, context: GateContext, door: FrontDoor, box: TokenBox, quota: Quota) -> None:
         self.context = context
+        self.forwarding = Forwarding(context, box)
         self._door = door
         self._box = box
-        self._table = Passages(quota)
+        self.table = Passages(quota)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -121,7 +102,7 @@ class Gate:
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
-            case OpenRequested() | DataAnswered():
+            case OpenRequested() | DataAnswered() | SourcesChanged() | LocationFound():
                 return []
             case _:
                 assert_never(event)
@@ -129,12 +110,12 @@ class Gate:
     @property
     def passages(self) -> dict[Cid, Passage]:
         """The connections through this gate; only to look at."""
-        return self._table.by_cid
+        return self.table.by_cid
 
     @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self._table.deadlines.next
+        return self.table.deadlines.next
 
     def restore(self, rules: list[tuple[Rule, float]], now: float) -> int:
         """Read back what the kernel holds after a restart: rules, seconds left. Spec: R-6.5.
@@ -143,9 +124,13 @@ class Gate:
         """
         for rule, left_s in rules:
             passage = restored(rule, left_s, now)
-            if passage is not None:
-                self._table.count(rule.match.source.ip)
-                self._table.keep(passage)
+            if passage is None:
+                continue
+            known = self.passages.get(passage.cid)
+            if known is None:
+                self.table.count(rule.match.source.ip)
+            if known is None or passage.stage is Stage.LIVE:  # beside it: a move that was pending
+                self.table.keep(passage)
         return len(self.passages)
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
@@ -169,107 +154,33 @@ class Gate:
 
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
         known = self.passages.get(event.header.cid)
-        if event.side not in ("inside", "outside"):
+        relays = self.context.box.relay is not None and not event.transit
+        if event.side not in ("inside", "outside") and not relays:
             return [Dropped(DropReason.UNEXPECTED, event.source)]
-        if known is not None and (event.header.seq < known.offered or known.stage is Stage.ENDED):
+        seq = event.header.seq
+        if known is not None and (known.seqs.is_old(seq) or known.stage is Stage.ENDED):
             return [Dropped(DropReason.STALE, event.source)]
-        opened = check_open(event, message, self.context.names, self.context.epoch_s + now)
+        unix_s = self.context.epoch_s + now
+        opened = check_open(event, message, self.context.names, unix_s)
         if opened is DropReason.TIME:
             return [self._door.challenge(event, event.header, message.hops, now)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
-        way = way_of(event, message, opened, self.context.nat, self._table)
+        way = way_of(event, message, opened, self.context.box, self.table, unix_s)
         if isinstance(way, DropReason):
             return [Dropped(way, event.source)]
         if isinstance(way, Refusal):
-            return self._refuse(event, opened, way)
-        verdict = self._judge(event, opened)
+            return self.forwarding.refuse(event, opened, way)
+        verdict = self.forwarding.judge(event, opened)
         if verdict.action is PolicyAction.REJECT:
             reason = verdict.reason or "the policy of this gate does not allow it"
-            return self._refuse(event, opened, Refusal(Code.POLICY, reason, verdict.rule))
+            return self.forwarding.refuse(event, opened, Refusal(Code.POLICY, reason, verdict.rule))
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
             return [self._door.challenge(event, event.header, message.hops, now)]
-        state = self._state(event, opened, way, verdict, now)
-        return self._forward(event, message, opened, way, state)
-
-    def _judge(self, event: MessageReceived, opened: CheckedOpen) -> Verdict:
-        """Ask the policy about a connection, whichever of its ends asks now. Spec: R-5.4.5."""
-        terms = opened.terms
-        parties = (terms.from_key, opened.from_name, terms.to_key, opened.to_name)
-        outward = event.side == "inside"
-        if event.header.seq % 2:  # an odd seq: the responder of the connection
-            parties = (*parties[2:], *parties[:2])
-            outward = not outward
-        direction = Direction.OUT if outward else Direction.IN
-        request = Request(*parties, terms.service, terms.transport, direction)
-        return self.context.policy.decide(request)
-
-    def _refuse(
-        self, event: MessageReceived, opened: CheckedOpen, refusal: Refusal
-    ) -> list[Effect]:
-        context, terms = self.context, opened.terms
-        report = ReportRefused(
-            event.header.cid,
-            opened.from_name or key_text(terms.from_key),
-            terms.service,
-            refusal.code,
-            refusal.reason,
-            context.name,
-            refusal.rule,
-        )
-        return [refuse(context.key, context.name, event, opened.hash, refusal), report]
-
-    def _state(
-        self, event: MessageReceived, opened: CheckedOpen, way: Way, verdict: Verdict, now: float
-    ) -> TokenState:
-        """What we must know again when the answer comes. Spec: R-8.2."""
-        terms = opened.terms
-        most = self.context.lifetime_s
-        granted = min(terms.lifetime_s or c.LIFETIME_S, verdict.lifetime_s or most, most)
-        registers = terms.service == LOCATION and self.context.nat and event.side == "inside"
-        return TokenState(
-            issued_s=int(now),
-            previous=event.source,
-            port=way.near.port,
-            binding=binding_of(terms.to_key, opened.hash, way.onward.ip),
-            parties=parties_of(terms.from_key, terms.to_key),
-            lifetime_s=max(int(granted), int(c.LIFETIME_MIN_S)),
-            transport=terms.transport,
-            rule=verdict.rule,
-            service=terms.service,
-            here=way.here,
-            onward=way.onward if way.here else None,
-            far=way.far if way.hides_source else None,
-            key=terms.from_key if registers else b"",
-        )
-
-    def _forward(
-        self,
-        event: MessageReceived,
-        message: Open,
-        opened: CheckedOpen,
-        way: Way,
-        state: TokenState,
-    ) -> list[Effect]:
-        """Append our record and send the OPEN on to where it is going. Spec: R-8.1 to R-8.3."""
-        hop = Hop(
-            self.context.key.public,
-            way.role,
-            state.lifetime_s,
-            self._box.create_token(event.header.cid, event.header.seq, state),
-            state.far,
-            state.onward,
-        )
-        if len(message.hops) >= c.HOPS_MAX:
-            refusal = Refusal(Code.ROUTE_TOO_LONG, "too many gates on the path")
-            return self._refuse(event, opened, refusal)
-        onward = Open(message.signed, message.signature, (*message.hops, hop), message.mac)
-        try:
-            datagram = padded(event.header, onward)
-        except ValueError:
-            refusal = Refusal(Code.ROUTE_TOO_LONG, "no room for another gate in the OPEN")
-            return self._refuse(event, opened, refusal)
-        return [SendDatagram(datagram, way.onward, way.name)]
+        there = self.context.relays.get(verdict.via)
+        if there is not None and there.ip != event.destination.ip:
+            return [self.forwarding.redirect(event, opened, there, True, now)]
+        return self.forwarding.pass_on(event, message, opened, way, verdict, now)
 
     # --- the way back: ACCEPT makes pending rules, everything finds its way by our token ---
 
@@ -280,7 +191,7 @@ class Gate:
             return [Dropped(DropReason.TOKEN, event.source)]
         try:
             terms = decode_body(AcceptTerms, message.signed)
-            crossing = crossing_of(event, state, message, terms, self._table, self.context.nat)
+            crossing = crossing_of(event, state, message, terms, self.table, self.context.box)
             binding = binding_of(terms.from_key, terms.open_hash, event.source.ip)
             if binding != state.binding or crossing is None:
                 return [Dropped(DropReason.ADDRESS, event.source)]
@@ -295,6 +206,9 @@ class Gate:
             returned = (*message.returned, crossing.near.destination)
             data = encode(header, Accept(message.signed, message.signature, message.hops, returned))
         onward = SendDatagram(data, state.previous, state.here or event.source)
+        crossing = crossing.reversed() if header.seq % 2 else crossing
+        if self.table.is_lent(header.cid, crossing):
+            return [Dropped(DropReason.FULL, event.source)]
         return self._offer(event, crossing, state, onward, now)
 
     def _offer(
@@ -310,43 +224,53 @@ class Gate:
         known = self.passages.get(cid)
         if known is not None:
             other = known.parties != state.parties
-            if known.stage is Stage.ENDED or seq < known.offered or other:
+            if known.stage is Stage.ENDED or known.seqs.is_old(seq) or other:
                 return [Dropped(DropReason.STALE, event.source)]
             if known.stage is Stage.LIVE:
-                known.offered = seq
-                return self._moves(known, crossing, onward)
-        if known is None and not self._table.has_room(crossing.near.source.ip):
+                known.seqs.accept(seq)
+                return self._moves(known, seq, crossing, onward)
+        if known is None and not self.table.has_room(crossing.near.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
         passage = Passage(
             cid,
             Stage.PENDING,
             crossing,
-            seq,
+            Seqs() if known is None else known.seqs,
             now + c.PENDING_S,
             state.lifetime_s,
             state.parties,
             state.service,
             state.rule,
-            seq,
             key=state.key,
         )
+        passage.seqs.accept(seq)
         stale: tuple[Rule, ...] = ()
         if known is not None and known.crossing != crossing:
             stale = known.rules(self.context.lifetime_s)
-            self._table.move(known, crossing)
-        self._table.keep(passage)
+            self.table.move(known, crossing)
+        self.table.keep(passage)
         rules = passage.rules(self.context.lifetime_s)
         return [ChangeRules(cid, rules, stale, (onward,))]
 
-    def _moves(self, known: Passage, crossing: Crossing, onward: SendDatagram) -> list[Effect]:
+    def _moves(
+        self, known: Passage, seq: int, crossing: Crossing, onward: SendDatagram
+    ) -> list[Effect]:
         """A live connection's ACCEPT: of a refresh, or of an end that moves. Spec: R-5.4.5."""
         lifetime_s = self.context.lifetime_s
-        old = known.moving_rules(lifetime_s)
-        known.moving = None
-        if crossing in (known.crossing, known.crossing.reversed()):
+        old = self._stay(known)
+        if crossing == known.crossing:
             return [ChangeRules(known.cid, (), old, (onward,))] if old else [onward]
-        known.moving = crossing
+        known.moving = (seq, crossing)
+        self.table.claim(known.cid, crossing)
         return [ChangeRules(known.cid, known.moving_rules(lifetime_s), old, (onward,))]
+
+    def _stay(self, passage: Passage) -> tuple[Rule, ...]:
+        """Nobody moves any more: the pending rules that were for that."""
+        rules = self.table.own(passage.moving_rules(self.context.lifetime_s))
+        if passage.moving is not None:
+            self.table.disclaim(passage.cid, passage.moving[1])
+        passage.moving = None
+        return rules
 
     def _on_refusal(
         self, event: MessageReceived, message: Challenge | Reject | Redirect, now: float
@@ -357,7 +281,11 @@ class Gate:
             return [Dropped(DropReason.TOKEN, event.source)]
         onward = SendDatagram(event.data, state.previous, state.here or event.source)
         known = self.passages.get(event.header.cid)
-        if known is None or known.stage is not Stage.PENDING or isinstance(message, Challenge):
+        if known is None or isinstance(message, Challenge):
+            return [onward]
+        if known.stage is Stage.LIVE and known.moving and known.moving[0] == event.header.seq:
+            return [ChangeRules(known.cid, remove=self._stay(known)), onward]
+        if known.stage is not Stage.PENDING:
             return [onward]
         return [*self._end(known, "refused further on", now), onward]
 
@@ -368,7 +296,7 @@ class Gate:
         state = self._box.consume_token(event.header.cid, event.header.seq, _hops(message))
         if state is None or not 0 <= now - state.issued_s <= TOKEN_VALID_S:
             return None
-        return state if event.destination.ip == state.source.ip else None
+        return state if event.destination.ip == far_source(state).ip else None
 
     # --- along the route: CONFIRM makes rules last, CLOSE takes them away ---
 
@@ -380,25 +308,34 @@ class Gate:
         passage = self.passages.get(header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [Dropped(DropReason.UNKNOWN, event.source)]
-        if header.seq != passage.offered:
+        if header.seq != passage.seqs.accepted[header.seq % 2]:
+            return [Dropped(DropReason.STALE, event.source)]
+        crossing = passage.crossing
+        if passage.moving is not None and passage.moving[0] == header.seq:
+            crossing = passage.moving[1]
+        crossing = crossing.reversed() if header.seq % 2 else crossing
+        said = crossing.near.destination
+        if said != crossing.far.destination and said not in message.returned:
             return [Dropped(DropReason.STALE, event.source)]
         onward = self._along(event, state)
-        if passage.stage is Stage.LIVE and passage.seq == header.seq:
+        if passage.stage is Stage.LIVE and header.seq in passage.seqs.confirmed:
             return [onward]
         return [onward, *self._confirm(passage, header.seq, state, now)]
 
     def _confirm(self, passage: Passage, seq: int, state: TokenState, now: float) -> list[Effect]:
         refreshed, most = passage.stage is Stage.LIVE, self.context.lifetime_s
-        moved = passage.rules(most) if passage.moving else ()
-        if passage.moving is not None:
-            self._table.move(passage, passage.moving)
+        moved: tuple[Rule, ...] = ()
+        if passage.moving is not None and passage.moving[0] == seq:
+            moved = self.table.own(passage.rules(most))
+            self.table.move(passage, passage.moving[1])
             passage.moving = None
         passage.enter(Stage.LIVE)
-        passage.seq, passage.lifetime_s = seq, state.lifetime_s
+        passage.seqs.confirm(seq)
+        passage.lifetime_s = state.lifetime_s
         passage.until, passage.asked_kernel = now + passage.lifetime_s, False
-        self._table.keep(passage)
-        if state.key:
-            self._table.register(passage, state.previous)
+        self.table.keep(passage)
+        if state.key and passage.flow.transport is Transport.NONE:
+            self.table.register(passage, state.previous)
         crossing = passage.crossing
         report = ReportOpened(
             passage.cid,
@@ -411,15 +348,31 @@ class Gate:
         )
         return [ChangeRules(passage.cid, passage.rules(most), moved), report]
 
+    def follow(self, key: bytes, there: IP) -> list[Effect]:
+        """A host that we hide is elsewhere now: its connections' packets go there. R-10.5."""
+        effects: list[Effect] = []
+        for passage in self.table.hidden(key):
+            far = passage.crossing.far
+            if far.destination.ip == there or far.destination.family != there.version:
+                continue
+            before = passage.rules(self.context.lifetime_s)
+            onward = Flow(far.transport, far.source, Address(there, far.destination.port))
+            self.table.move(passage, Crossing(passage.crossing.near, onward))
+            rules = passage.rules(self.context.lifetime_s)
+            kept = {rule.match for rule in rules}
+            gone = tuple(rule for rule in before if rule.match not in kept)
+            effects.append(ChangeRules(passage.cid, rules, gone))
+        return effects
+
     def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram:
         """Pass a message on along the route, whichever way it goes. Spec: R-8.2."""
-        back = event.destination.ip == state.source.ip
+        back = event.destination.ip == far_source(state).ip
         if state.onward is not None:
             back = event.source.ip == state.onward.ip
         if back:
             return SendDatagram(event.data, state.previous, state.here or event.source)
         onward = state.onward or event.destination
-        return SendDatagram(event.data, onward, state.source.with_port(c.SIGNALING_PORT))
+        return SendDatagram(event.data, onward, far_source(state).with_port(c.SIGNALING_PORT))
 
     def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
         """Who shows our token was on the path: the rules go, the message goes on. R-5.9.2."""
@@ -446,12 +399,11 @@ class Gate:
 
     def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
         most = self.context.lifetime_s
-        ours = passage.rules(most) if self._table.owns(passage) else ()
-        remove = (*ours, *passage.moving_rules(most))
+        remove = (*self.table.own(passage.rules(most)), *self._stay(passage))
         passage.enter(Stage.ENDED)
-        passage.moving = None
+        self.table.leave(passage)
         passage.until = now + TOKEN_VALID_S
-        self._table.deadlines.set(passage.cid, passage.until)
+        self.table.deadlines.set(passage.cid, passage.until)
         peer = str(passage.flow.source.ip)
         return [
             ChangeRules(passage.cid, remove=remove),
@@ -463,7 +415,7 @@ class Gate:
     def _on_time_passed(self, now: float) -> list[Effect]:
         """Forget what is over, but not what packets have kept alive. Spec: R-5.9.2, R-6.4."""
         effects: list[Effect] = []
-        for cid in self._table.deadlines.take_due(now):
+        for cid in self.table.deadlines.take_due(now):
             passage = self.passages[cid]
             renewed = any(
                 rule.renewed_by_packets for rule in passage.rules(self.context.lifetime_s)
@@ -471,10 +423,10 @@ class Gate:
             if passage.stage is Stage.LIVE and renewed and not passage.asked_kernel:
                 passage.asked_kernel = True
                 passage.until = now + KERNEL_ANSWERS_S
-                self._table.deadlines.set(cid, passage.until)
+                self.table.deadlines.set(cid, passage.until)
                 effects.append(ReadRule(cid, passage.crossing.flows))
             else:
-                self._table.forget(passage)
+                self.table.forget(passage)
         return effects
 
     def _on_rule_read(self, event: RuleRead, now: float) -> list[Effect]:
@@ -483,10 +435,10 @@ class Gate:
             return []
         passage.asked_kernel = False
         if event.expires_s is None:
-            self._table.forget(passage)
+            self.table.forget(passage)
         else:
             passage.until = now + event.expires_s
-            self._table.deadlines.set(event.cid, passage.until)
+            self.table.deadlines.set(event.cid, passage.until)
         return []
 
 

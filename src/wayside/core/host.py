@@ -13,8 +13,11 @@ from typing import assert_never
 from . import constants as c
 from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
+from .approval import check_approval
+from .asker import Asker
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
+from .ends import Initiator, Responder
 from .errors import DropReason
 from .events import (
     ClockSet,
@@ -22,18 +25,18 @@ from .events import (
     DataAnswered,
     DatagramReceived,
     Event,
+    LocationFound,
     MessageReceived,
     OpenRequested,
     RuleRead,
     RulesFailed,
+    SourcesChanged,
     TimePassed,
 )
 from .identity import Names, PeerIdentity
-from .initiator import Initiator
 from .messages import Code, Open
-from .opening import CheckedOpen, Refusal, check_open, refuse, source_of
+from .opening import CheckedOpen, Refusal, check_open, redirect, refuse, source_of
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
-from .responder import Responder
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
 from .timers import Deadlines
@@ -61,6 +64,10 @@ class Answering:
     names: Names
     policy: Policy
     services: dict[str, Offered] = field(default_factory=dict[str, Offered])
+    approvers: tuple[bytes, ...] = ()
+    """Keys, 32 bytes each, one of which must have approved whoever wants something. R-5.7.4."""
+    home: Address | None = None
+    """Where those are sent who come without: the rendezvous that decides for us."""
 
 
 class Host:
@@ -100,12 +107,18 @@ class Host:
             case CloseRequested() | DataAnswered() | RulesFailed():
                 connection = self.connections.get(event.cid)
                 return self._step(connection, event, now) if connection else []
+            case SourcesChanged():
+                return [
+                    effect
+                    for connection in list(self.connections.values())
+                    for effect in self._step(connection, event, now)
+                ]
             case TimePassed():
                 return self._on_time_passed(now)
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
-            case RuleRead():
+            case RuleRead() | LocationFound():
                 return []
             case _:
                 assert_never(event)
@@ -148,10 +161,12 @@ class Host:
         connection = self.connections.get(event.header.cid)
         if connection is None and self._spent.has(event.header.cid, event.header.seq, now):
             return [Dropped(DropReason.STALE, event.source)]
-        if not isinstance(event.message, Open) or isinstance(connection, Initiator):
-            if connection is None:
-                return [Dropped(DropReason.UNKNOWN, event.source)]
+        theirs = event.header.seq % 2 == 1  # of a responder that has moved: we opened it, or nobody
+        if connection is None and (theirs or not isinstance(event.message, Open)):
+            return [Dropped(DropReason.UNKNOWN, event.source)]
+        if connection is not None and not isinstance(event.message, Open):
             return self._step(connection, event, now)
+        assert isinstance(event.message, Open)
         opened = check_open(event, event.message, self.answering.names, self.context.unix_s(now))
         if opened is DropReason.TIME:
             return [self._door.challenge(event, event.header, event.message.hops, now)]
@@ -161,25 +176,34 @@ class Host:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
         if hops_size(event.message.hops) > c.HOPS_BYTES_MAX:
             return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
+        refusal = self._misplaced(event, event.message, opened)
+        if connection is not None and refusal is not None:
+            return [Dropped(DropReason.ADDRESS, event.source)]
+        if refusal is not None:
+            return [refuse(self.context.key, self.context.name, event, opened.hash, refusal)]
         if connection is None:
             found = self._judge(event, opened, now)
             if not isinstance(found, Responder):
                 return [found]
             connection = found
-        assert isinstance(connection, Responder)
+        assert isinstance(connection, Initiator | Responder)
         return self._answer(connection, opened, event, now)
+
+    def _misplaced(
+        self, event: MessageReceived, message: Open, opened: CheckedOpen
+    ) -> Refusal | None:
+        """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
+        refusal = misled(event, message, opened) or misplaced(event, message, opened)
+        source = source_of(opened.terms, message.hops)
+        if self.virtual is not None and self.virtual.covers(source.ip):
+            refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
+        return refusal
 
     def _judge(self, event: MessageReceived, opened: CheckedOpen, now: float) -> Responder | Effect:
         """A responder for a new connection, or the REJECT that it gets instead. Spec: R-5.6."""
         terms = opened.terms
         message = event.message
         assert isinstance(message, Open)
-        refusal = misled(event, message, opened) or misplaced(event, message, opened)
-        source = source_of(terms, message.hops)
-        if self.virtual is not None and self.virtual.covers(source.ip):
-            refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
-        if refusal is not None:
-            return refuse(self.context.key, self.context.name, event, opened.hash, refusal)
         request = Request(
             terms.from_key,
             opened.from_name,
@@ -194,6 +218,15 @@ class Host:
             return self._refuse(event, opened, Code.POLICY, verdict.reason, verdict.rule)
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
             return self._door.challenge(event, event.header, message.hops, now)
+        answering, unix_s = self.answering, self.context.unix_s(now)
+        if answering.approvers and not check_approval(
+            event.header.cid, terms, answering.approvers, unix_s
+        ):
+            if answering.home is not None and answering.home.family == terms.source.family:
+                there = answering.home
+                return redirect(self.context.key, event, opened, there, False, unix_s)
+            reason = "only with the approval of this host's home"
+            return self._refuse(event, opened, Code.POLICY, reason)
         offered = self.answering.services.get(terms.service)
         if offered is None:
             return self._refuse(event, opened, Code.NO_SERVICE, f"no service {terms.service} here")
@@ -215,7 +248,8 @@ class Host:
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
-        if isinstance(other, Responder) and terms.time_s < other.asked_s and not event.proved:
+        asked_s = other.offer.time_s if isinstance(other, Responder) and other.offer else 0
+        if terms.time_s < asked_s and not event.proved:
             return Dropped(DropReason.STALE, event.source)
         if not self._quota.take(wire.destination.ip):
             return self._refuse(event, opened, Code.BUSY, "too many connections")
@@ -238,9 +272,13 @@ class Host:
         return Flow(wire.transport, source, destination)
 
     def _answer(
-        self, connection: Responder, opened: CheckedOpen, event: MessageReceived, now: float
+        self,
+        connection: Initiator | Responder,
+        opened: CheckedOpen,
+        event: MessageReceived,
+        now: float,
     ) -> list[Effect]:
-        """Let a responder answer; a new one is kept, and takes the place of what was there."""
+        """Let an end answer; a new one is kept, and takes the place of what was there."""
         answered = connection.answer(opened, event, now)
         about = connection.agreement
         dropped = len(answered) == 1 and isinstance(answered[0], Dropped)
@@ -277,12 +315,27 @@ class Host:
         effects = connection.handle(event, now)
         if connection.agreement is not before:
             self._unindex(before)
+            self._quota.release(before.wire.destination.ip)
+            self._quota.count(connection.agreement.wire.destination.ip)
             other = self.by_wire(connection.agreement.wire)
             if other is not None and other is not connection:
                 replaced = CloseRequested(other.agreement.cid, "replaced")
                 effects = self._step(other, replaced, now) + effects
             self._index(connection.agreement)
+            if before.service == c.LOCATION_SERVICE:
+                effects += self._follow(connection.agreement)
         self._watch(connection)
+        return effects
+
+    def _follow(self, registration: Agreement) -> list[Effect]:
+        """Our rendezvous knows where we are: so do those that it hides us from. Spec: R-10.5."""
+        effects: list[Effect] = []
+        for connection in list(self.connections.values()):
+            before = connection.agreement
+            if isinstance(connection, Asker) and connection.hider == registration.peer.key:
+                effects += connection.follow(registration.wire.source.ip)
+                self._unindex(before)
+                self._index(connection.agreement)
         return effects
 
     def _keep(self, connection: Connection) -> None:

@@ -201,12 +201,15 @@ class RedirectTerms:
         Field(3, "locator", nested(Locator)),
         Field(4, "approval", TOKEN),
         Field(5, "until_s", uint(SECONDS_MAX)),
+        Field(6, "relay", uint(1)),
     )
     from_key: bytes
     open_hash: bytes
     locator: Locator
     approval: bytes
     until_s: int
+    relay: int = 0
+    """1: who is there passes the OPEN on to where it was going; 0: the one asked for is there."""
 
 
 @dataclass(frozen=True, slots=True)

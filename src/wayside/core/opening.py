@@ -13,16 +13,32 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from . import constants as c
 from .address import IP, Address, Flow, Transport, carried_ipv4
+from .approval import APPROVAL_VALID_S, create_approval
 from .codec import DecodeError, Header, decode_body, encode_body
 from .crypto import BadSignature, SigningKey, digest, verify
 from .effects import SendDatagram
 from .errors import DropReason
 from .events import DatagramReceived, MessageReceived
 from .identity import Names
-from .messages import Code, Hop, Open, OpenTerms, Reject, RejectTerms, encode
+from .messages import (
+    Code,
+    Hop,
+    Locator,
+    Open,
+    OpenTerms,
+    Redirect,
+    RedirectTerms,
+    Reject,
+    RejectTerms,
+    encode,
+)
 
 SIGNATURE_CONTEXT = b"wayside/1 "
 """Before every signed message, so that no signature of ours means anything elsewhere. R-4.2."""
+
+
+RIDES = (Transport.NONE, Transport.UDP)
+"""Whose first datagram may ride on an OPEN: one of UDP; or a question where there is no flow."""
 
 
 def open_hash(header: Header, signed: bytes) -> bytes:
@@ -53,11 +69,12 @@ def check_open(
     try:
         terms = decode_body(OpenTerms, message.signed)
         flow = Flow(terms.transport, terms.source, terms.destination)
+        there = Flow(terms.transport, source_of(terms, message.hops), terms.destination)
     except (DecodeError, ValueError):
         return DropReason.MALFORMED
-    if not is_sound(flow):
+    if not (is_sound(flow) and is_sound(there)):
         return DropReason.ADDRESS
-    if terms.sealed and (terms.transport is not Transport.UDP or event.header.seq != 0):
+    if terms.sealed and (terms.transport not in RIDES or event.header.seq != 0):
         return DropReason.MALFORMED
     if abs(terms.time_s - unix_s) > c.OPEN_TIME_WINDOW_S and not event.proved:
         return DropReason.TIME
@@ -177,6 +194,43 @@ def refuse(
             break
     signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
     return answer(event, encode(header, Reject(signed, signature, hops)))
+
+
+def redirect(
+    key: SigningKey,
+    event: MessageReceived,
+    opened: CheckedOpen,
+    there: Address,
+    relay: bool,
+    now_s: float,
+) -> SendDatagram:
+    """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7."""
+    message, cid = event.message, event.header.cid
+    terms = RedirectTerms(
+        key.public,
+        opened.hash,
+        Locator(there),
+        create_approval(key, cid, opened.terms, now_s),
+        int(now_s) + APPROVAL_VALID_S,
+        int(relay),
+    )
+    header, signed = Header(Redirect.TYPE, event.header.seq, cid), encode_body(terms)
+    hops: tuple[Hop, ...] = getattr(message, "hops", ())
+    signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+    return answer(event, encode(header, Redirect(signed, signature, hops)))
+
+
+def read_redirect(event: MessageReceived, message: Redirect) -> RedirectTerms | DropReason:
+    """The terms of a REDIRECT whose signature holds. Spec: R-5.7."""
+    try:
+        terms = decode_body(RedirectTerms, message.signed)
+        signed = event.header.signing + message.signed
+        verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
+    except DecodeError:
+        return DropReason.MALFORMED
+    except BadSignature:
+        return DropReason.SIGNATURE
+    return terms
 
 
 def read_refusal(event: MessageReceived, message: Reject) -> RejectTerms | DropReason:

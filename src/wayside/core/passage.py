@@ -8,7 +8,7 @@ beside the first until its CONFIRM. Spec: R-5.4.4, R-6.1, R-6.4, R-8.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from . import constants as c
@@ -51,24 +51,52 @@ class Crossing:
 
 
 @dataclass(slots=True)
+class Seqs:
+    """The newest seqs that were accepted and confirmed, of the even ones and of the odd. R-5.4.4.
+
+    The two ends ask independently of each other: neither makes what the other asked old.
+    """
+
+    accepted: list[int] = field(default_factory=lambda: [-1, -1])
+    confirmed: list[int] = field(default_factory=lambda: [-1, -1])
+
+    def accept(self, seq: int) -> None:
+        """An ACCEPT of this seq passes."""
+        self.accepted[seq % 2] = seq
+
+    def confirm(self, seq: int) -> None:
+        """A CONFIRM of this seq passes."""
+        self.confirmed[seq % 2] = seq
+
+    def is_old(self, seq: int) -> bool:
+        """Whether the same end has asked again since, and was accepted."""
+        return seq < self.accepted[seq % 2]
+
+    @property
+    def last(self) -> int:
+        """The highest that was accepted."""
+        return max(self.accepted)
+
+
+@dataclass(slots=True)
 class Passage:
     """One connection through this gate. `until`: when it is forgotten here, monotonic seconds.
 
-    `parties`: a hash of the two keys, 6 bytes; `offered`: the newest ACCEPT's seq; `moving`: where
-    one of the ends says that it goes, until its CONFIRM; `key`: of the host that registers so.
+    `crossing` is as the initiator sees it, whoever asked last. `parties`: a hash of the two keys, 6
+    bytes; `moving`: where one of the ends says that it goes, until the CONFIRM of that seq; `key`:
+    of the host that registers so, or that is hidden.
     """
 
     cid: Cid
     stage: Stage
     crossing: Crossing
-    seq: int
+    seqs: Seqs
     until: float
     lifetime_s: float
     parties: bytes
     service: str = ""
     rule: str = ""
-    offered: int = -1
-    moving: Crossing | None = None
+    moving: tuple[int, Crossing] | None = None
     key: bytes = b""
     asked_kernel: bool = False
 
@@ -89,13 +117,19 @@ class Passage:
 
     def moving_rules(self, gate_lifetime_s: float) -> tuple[Rule, ...]:
         """The pending rules of a move; none where nobody moves."""
-        return self._rules(self.moving, False, gate_lifetime_s) if self.moving else ()
+        return self._rules(self.moving[1], False, gate_lifetime_s) if self.moving else ()
 
     def _rules(self, crossing: Crossing, live: bool, gate_lifetime_s: float) -> tuple[Rule, ...]:
         near, far = crossing.near, crossing.far
         if near.transport is Transport.NONE:
             return ()
-        words = (str(self.seq), f"{self.lifetime_s:g}", self.parties.hex(), self.service, self.rule)
+        words = (
+            str(self.seqs.last),
+            f"{self.lifetime_s:g}",
+            self.parties.hex(),
+            self.service,
+            self.rule,
+        )
         note = note_of(*words)
         return tuple(
             Rule(
@@ -120,5 +154,6 @@ def restored(rule: Rule, left_s: float, now: float) -> Passage | None:
         return None
     stage = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
     crossing = Crossing(rule.match, rule.rewrite or rule.match)
-    until = now + left_s
-    return Passage(rule.owner, stage, crossing, seq, until, lifetime_s, pair, service, name, seq)
+    until, seqs = now + left_s, Seqs()
+    seqs.accept(seq)
+    return Passage(rule.owner, stage, crossing, seqs, until, lifetime_s, pair, service, name)

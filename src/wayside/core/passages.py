@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from .address import IP, Address, Flow, Transport
 from .admission import Quota
 from .crypto import digest
-from .passage import Crossing, Passage
-from .rule import Cid
+from .passage import Crossing, Passage, Stage
+from .route import parties_of
+from .rule import Cid, Rule
 from .timers import Deadlines
 
 PORT_TRIES = 256
@@ -30,6 +31,7 @@ class Passages:
         self._by_flow: dict[Flow, Cid] = {}
         self._lent: dict[Flow, tuple[Cid, Address]] = {}
         self._inside: dict[bytes, tuple[Cid, Address]] = {}
+        self._hidden: dict[bytes, dict[Cid, None]] = {}
 
     def has_room(self, ip: IP) -> bool:
         """Count one more connection from this address, if there is room for one."""
@@ -39,16 +41,28 @@ class Passages:
         """Count one more, room or not: the kernel holds it already."""
         self._quota.count(ip)
 
-    def owns(self, passage: Passage) -> bool:
-        """Whether its flow is still its own."""
-        return self._by_flow.get(passage.flow) == passage.cid
+    def own(self, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+        """Those of these rules whose flow no newer connection has got."""
+        return tuple(rule for rule in rules if self._by_flow.get(rule.match) == rule.owner)
+
+    def claim(self, cid: Cid, crossing: Crossing) -> None:
+        """These flows are this connection's."""
+        for flow in crossing.flows:
+            self._by_flow[flow] = cid
+
+    def disclaim(self, cid: Cid, crossing: Crossing) -> None:
+        """They are not, any more."""
+        for flow in crossing.flows:
+            if self._by_flow.get(flow) == cid:
+                del self._by_flow[flow]
 
     def keep(self, passage: Passage) -> None:
         """Put it in, or bring its indexes up to date."""
         self.by_cid[passage.cid] = passage
-        for flow in passage.crossing.flows:
-            self._by_flow[flow] = passage.cid
+        self.claim(passage.cid, passage.crossing)
         self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
+        if passage.key and passage.flow.transport is not Transport.NONE:
+            self._hidden.setdefault(passage.key, {})[passage.cid] = None
         self.deadlines.set(passage.cid, passage.until)
 
     def move(self, passage: Passage, crossing: Crossing) -> None:
@@ -65,12 +79,32 @@ class Passages:
         self.deadlines.set(passage.cid, None)
         self._quota.release(passage.flow.source.ip)
         self._unindex(passage)
+        self.leave(passage)
+
+    def leave(self, passage: Passage) -> None:
+        """What is over registers and hides nobody."""
         if self._inside.get(passage.key, (None, None))[0] == passage.cid:
             del self._inside[passage.key]
+        hidden = self._hidden.get(passage.key, {})
+        hidden.pop(passage.cid, None)
+        if not hidden:
+            self._hidden.pop(passage.key, None)
+
+    def known(self, cid: Cid, one: bytes, other: bytes) -> Passage | None:
+        """The live connection with this cid between these two keys."""
+        found = self.by_cid.get(cid)
+        if found is None or found.stage is not Stage.LIVE:
+            return None
+        return found if found.parties == parties_of(one, other) else None
 
     def register(self, passage: Passage, at: Address) -> None:
         """The host that this registration is of can be asked there."""
         self._inside[passage.key] = (passage.cid, at)
+
+    def hidden(self, key: bytes) -> list[Passage]:
+        """The live connections to a host that we hide, by its key, 32 bytes."""
+        live = (self.by_cid[cid] for cid in self._hidden.get(key, ()))
+        return [passage for passage in live if passage.stage is Stage.LIVE]
 
     def inside(self, key: bytes) -> Address | None:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""
@@ -82,6 +116,10 @@ class Passages:
         Taken is taken for all ports of a host, because the responder chooses its own last. The
         same connection gets the same again, unless it moved. None: none is free. Spec: R-8.7.
         """
+        known = self.by_cid.get(cid)
+        kept = known.crossing if known else None
+        if kept and kept.near.source == near and kept.far.source.ip == flow.source.ip:
+            return kept.far.source
         if flow.transport is Transport.NONE:
             return flow.source
         for port in _candidates(cid, flow.source.port, ports):
@@ -90,6 +128,10 @@ class Passages:
             if self._lent.get(there, (cid, near)) == (cid, near):
                 return source
         return None
+
+    def is_lent(self, cid: Cid, crossing: Crossing) -> bool:
+        """Whether another connection has got this one's source meanwhile."""
+        return self._lent.get(_towards(crossing.far), (cid,))[0] != cid
 
     def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:
         """An address of ours for packets that are for a host inside: its port if that is free."""
@@ -102,9 +144,7 @@ class Passages:
         return None
 
     def _unindex(self, passage: Passage) -> None:
-        for flow in passage.crossing.flows:
-            if self._by_flow.get(flow) == passage.cid:
-                del self._by_flow[flow]
+        self.disclaim(passage.cid, passage.crossing)
         lent = _towards(passage.crossing.far)
         if self._lent.get(lent, (None, None))[0] == passage.cid:
             del self._lent[lent]

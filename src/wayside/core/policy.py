@@ -37,6 +37,10 @@ class PolicyAction(StrEnum):
     REJECT = "reject"
     CHALLENGE = "challenge"
     """Allow, once the source has proved that it can receive where it says it is."""
+    REDIRECT = "redirect"
+    """Allow, but only by way of the relay that the rule names."""
+    STEER = "steer"
+    """Allow, but only through this box itself (a rendezvous that hides a host)."""
 
 
 class Direction(StrEnum):
@@ -122,13 +126,14 @@ class Verdict:
     """What a policy answers, and which rule said so.
 
     `reason` is for the person who asked; it travels in REJECT. `lifetime_s`: the longest lifetime
-    that the rule grants, None: the box's own.
+    that the rule grants, None: the box's own. `via`: the relay to go by, for REDIRECT.
     """
 
     action: PolicyAction
     rule: str
     reason: str = ""
     lifetime_s: float | None = None
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,7 @@ class PolicyRule:
     direction: Direction | None = None
     reason: str = ""
     lifetime_s: float | None = None
+    via: str = ""
 
     def __post_init__(self) -> None:
         if not _RULE_NAME.fullmatch(self.name):
@@ -157,6 +163,8 @@ class PolicyRule:
             )
         if len(self.reason.encode()) > REASON_BYTES_MAX:
             raise ValueError(f"a reason has {REASON_BYTES_MAX} bytes at most: {self.reason!r}")
+        if (self.action is PolicyAction.REDIRECT) != bool(self.via):
+            raise ValueError("a rule that redirects, and no other, says by way of whom (`via`)")
         if self.lifetime_s is not None and not (
             LIFETIME_MIN_S <= self.lifetime_s <= LIFETIME_MAX_S
         ):
@@ -217,7 +225,7 @@ class Policy:
         """The first rule that fits decides, else the default."""
         for rule in self.rules:
             if rule.fits(request):
-                return Verdict(rule.action, rule.name, rule.reason, rule.lifetime_s)
+                return Verdict(rule.action, rule.name, rule.reason, rule.lifetime_s, rule.via)
         reason = "no rule allows it" if self.default is PolicyAction.REJECT else ""
         return Verdict(self.default, "default", reason)
 

@@ -87,15 +87,15 @@ class TokenState:
     far: Address | None = None
     key: bytes = b""
 
-    @property
-    def near(self) -> Address:
-        """The flow's source before the gate."""
-        return self.previous.with_port(self.port)
 
-    @property
-    def source(self) -> Address:
-        """The flow's source behind the gate."""
-        return self.far or self.near
+def near_source(state: TokenState) -> Address:
+    """The source of the flow that a token is about, before its box."""
+    return state.previous.with_port(state.port)
+
+
+def far_source(state: TokenState) -> Address:
+    """The source of that flow behind its box."""
+    return state.far or near_source(state)
 
 
 class TokenBox:

@@ -58,11 +58,11 @@ class Saved:
     peer_certificate: bytes = b""
 
 
-def save(connection: Connection, asked: bool) -> SaveConnection:
-    """The effect that keeps a connection; `asked`: we are its initiator. Spec: R-6.5."""
+def save(connection: Connection) -> SaveConnection:
+    """The effect that keeps a connection. Spec: R-6.5."""
     about, seq = connection.agreement, connection.keys.seq
     saved = Saved(
-        asked=int(asked),
+        asked=1 - connection.PARITY,
         peer_key=about.peer.key,
         peer_name=about.peer.name,
         peer_certificate=about.peer.certificate,

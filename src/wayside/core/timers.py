@@ -14,12 +14,14 @@ class Timer(Enum):
     RETRANSMIT = "say it again"
     GIVE_UP = "nobody answers"
     REFRESH = "ask again before the rules go"
-    EXPIRE = "the lifetime is over"
-    LINGER = "forget a connection that has ended"
+    OFFER = "say again that we agree; or: the application has had its moment to answer"
+    EXPIRE = "the lifetime is over; or: forget a connection that has ended"
 
 
 class Timers:
     """Which timers run, and until when (monotonic seconds)."""
+
+    __slots__ = ("_at",)
 
     def __init__(self) -> None:
         self._at: dict[Timer, float] = {}

@@ -8,18 +8,22 @@ or finds the host inside by its key; a relay puts itself in both. Spec: R-5.1.6,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network
 
 from . import constants as c
 from .address import IP, Address, Flow
+from .approval import check_approval
 from .errors import DropReason
 from .events import MessageReceived
 from .messages import Accept, AcceptTerms, Code, Open
 from .opening import CheckedOpen, Refusal, is_agreed, is_sound, source_of
-from .passage import Crossing
+from .passage import Crossing, Passage
 from .passages import Passages
-from .route import TokenState
+from .route import TokenState, far_source, near_source
+
+Network = IPv4Network | IPv6Network
 
 
 class Role(IntEnum):
@@ -28,18 +32,46 @@ class Role(IntEnum):
     GATE = 1
     NAT = 2
     RELAY = 3
+    HIDING = 4
+    """A relay that does not say where it passes things on to. Spec: R-10.5."""
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What a NAT calls its own: the address outside by family, and the ports that it may use.
+    """What a NAT calls its own: the address outside, by family.
 
     `known`: hosts inside that can be asked for by key, besides those that registered through it.
     """
 
     outside: dict[int, IP]
-    ports: range = range(1024, 65536)
     known: dict[bytes, Address] = field(default_factory=dict[bytes, Address])
+
+
+@dataclass(frozen=True, slots=True)
+class Relaying:
+    """For whom a box passes connections on that are not on its path, and to where.
+
+    `approvers`: keys, 32 bytes each, whose approval an OPEN needs. `targets`: networks that are
+    named; others are served if they are global addresses: a relay must not be a way into its own
+    network. Spec: R-8.8.
+    """
+
+    approvers: tuple[bytes, ...] = ()
+    targets: tuple[Network, ...] = ()
+
+    def serves(self, ip: IP) -> bool:
+        """Whether a connection may be passed on to this address."""
+        return ip.is_global or any(ip in network for network in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What a gate may do besides letting through: translate, or relay; most do neither."""
+
+    nat: Translation | None = None
+    relay: Relaying | None = None
+    ports: range = range(1024, 65536)
+    """What a source is drawn from, where its own port is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +112,7 @@ def misplaced(event: MessageReceived, message: Open, opened: CheckedOpen) -> Ref
 
 
 def misled(event: MessageReceived, message: Open, opened: CheckedOpen) -> Refusal | None:
-    """Why an OPEN is not one for where it was sent to; None when it is. Spec: R-5.1.6."""
+    """Why an OPEN is not for the host that it was sent to; None when it is. Spec: R-5.1.6."""
     destination = opened.flow.destination.ip
     told = event.destination.ip.is_unspecified or any(hop.role != Role.GATE for hop in message.hops)
     if told or destination == event.destination.ip:
@@ -92,30 +124,77 @@ def way_of(
     event: MessageReceived,
     message: Open,
     opened: CheckedOpen,
-    nat: Translation | None,
+    box: Box,
     table: Passages,
+    unix_s: float,
 ) -> Way | Refusal | DropReason:
-    """Where an OPEN goes on to from a gate, and in whose name. Spec: R-8.1, R-8.7."""
-    terms, asked = opened.terms, event.destination
+    """Where an OPEN goes on to from a gate, and in whose name. Spec: R-8.1, R-8.7, R-8.8."""
+    terms, asked, nat = opened.terms, event.destination, box.nat
     near = source_of(terms, message.hops)
     if not event.transit:
-        if nat is None or event.side != "outside":
+        if nat is None and box.relay is None:
             return DropReason.UNEXPECTED
-        inside = table.inside(terms.to_key) or nat.known.get(terms.to_key)
-        if inside is None:
-            return Refusal(Code.NO_ROUTE, "no such host behind this NAT at the moment")
-        return misplaced(event, message, opened) or Way(Role.NAT, near, near, inside, asked)
-    refusal = misplaced(event, message, opened) or misled(event, message, opened)
+        refusal = misplaced(event, message, opened)
+        return refusal or _way_from_us(event, opened, near, box, table, unix_s)
+    refusal = misplaced(event, message, opened)
     if refusal is not None:
         return refusal
     outside = nat.outside.get(near.family) if nat and event.side == "inside" else None
-    if nat is None or outside is None:
+    if outside is None:
         return Way(Role.GATE, near, near, asked)
-    flow = Flow(terms.transport, Address(outside, near.port), asked)
-    far = table.source(event.header.cid, near, flow, nat.ports)
+    return lent_way(event, opened, Way(Role.NAT, near, Address(outside, 0), asked), box, table)
+
+
+def _way_from_us(
+    event: MessageReceived,
+    opened: CheckedOpen,
+    near: Address,
+    box: Box,
+    table: Passages,
+    unix_s: float,
+) -> Way | Refusal:
+    """An OPEN that was sent to a box itself: for a host behind it, or for it to pass on."""
+    terms, cid = opened.terms, event.header.cid
+    known = table.known(cid, terms.from_key, terms.to_key)
+    if known is not None:
+        return _way_back(known, event, near)
+    there = opened.flow.destination
+    if there.ip == event.destination.ip:
+        inside = table.inside(terms.to_key) or (
+            box.nat.known.get(terms.to_key) if box.nat else None
+        )
+        if inside is None or event.side == "inside":
+            return Refusal(Code.NO_ROUTE, "no such host behind this box at the moment")
+        return Way(Role.NAT, near, near, inside, event.destination)
+    if box.relay is None:
+        return Refusal(Code.NO_ROUTE, "this box passes nothing on")
+    if not check_approval(cid, terms, box.relay.approvers, unix_s):
+        return Refusal(Code.POLICY, "nobody whom this relay trusts has approved it")
+    if not box.relay.serves(there.ip):
+        return Refusal(Code.POLICY, f"this relay does not go to {there.ip}")
+    here, onward = event.destination, there.with_port(c.SIGNALING_PORT)
+    return lent_way(event, opened, Way(Role.RELAY, near, here, onward, here), box, table)
+
+
+def lent_way(
+    event: MessageReceived, opened: CheckedOpen, way: Way, box: Box, table: Passages
+) -> Way | Refusal:
+    """The same way, with a port of our own in the source's place. Spec: R-8.7."""
+    flow = Flow(opened.terms.transport, way.far.with_port(way.near.port), way.onward)
+    far = table.source(event.header.cid, way.near, flow, box.ports)
     if far is None:
-        return Refusal(Code.BUSY, f"no port is free on {outside}")
-    return Way(Role.NAT, near, far, asked)
+        return Refusal(Code.BUSY, f"no port is free on {way.far.ip}")
+    return replace(way, far=far)
+
+
+def _way_back(known: Passage, event: MessageReceived, near: Address) -> Way:
+    """An OPEN to an address that we lend to a connection goes to the end behind it. R-5.4.6."""
+    theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
+    there, ours = theirs.far.destination, theirs.far.source
+    far = near if theirs.near.source == ours else ours
+    hides = bool(known.key) and there.port != 0
+    role = Role.HIDING if hides else Role.NAT
+    return Way(role, near, far, there.with_port(c.SIGNALING_PORT), event.destination)
 
 
 def crossing_of(
@@ -124,7 +203,7 @@ def crossing_of(
     message: Accept,
     terms: AcceptTerms,
     table: Passages,
-    nat: Translation | None,
+    box: Box,
 ) -> Crossing | None:
     """The flows that an ACCEPT agrees to, on both sides of a gate; None: no rule can be made.
 
@@ -132,12 +211,17 @@ def crossing_of(
     """
     told = (message.returned or (terms.destination,))[-1]
     there = event.source.with_port(told.port)
-    far = Flow(state.transport, state.source, there)
-    near = Flow(state.transport, state.near, there)
-    if nat is not None and state.here is not None:
-        near = Flow(state.transport, state.near, state.here.with_port(told.port))
-        ours = table.destination(event.header.cid, near, nat.ports)
+    far = Flow(state.transport, far_source(state), there)
+    near = Flow(state.transport, near_source(state), there)
+    if state.here is not None:
+        known = table.by_cid.get(event.header.cid)
+        port = told.port
+        if known is not None and known.parties == state.parties:  # what the other end talks to
+            theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
+            port = theirs.near.destination.port
+        near = Flow(state.transport, near_source(state), state.here.with_port(port))
+        ours = table.destination(event.header.cid, near, box.ports)
         if ours is None:
             return None
-        near = Flow(state.transport, state.near, ours)
+        near = Flow(state.transport, near_source(state), ours)
     return Crossing(near, far) if is_agreed(far) and is_sound(near) else None

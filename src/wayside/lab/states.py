@@ -14,8 +14,8 @@ from typing import TypeVar
 from wayside.core import gate
 from wayside.core.connection import State
 from wayside.core.passage import Stage
-from wayside.core.initiator import Initiator
-from wayside.core.responder import Responder
+from wayside.core.ends import Initiator
+from wayside.core.ends import Responder
 from wayside.core.timers import Timer
 
 S = TypeVar("S", bound=Enum)

@@ -18,7 +18,8 @@ from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
 from wayside.core.events import CloseRequested, DatagramReceived
-from wayside.core.gate import Gate, GateContext
+from wayside.core.forwarding import GateContext
+from wayside.core.gate import Gate
 from wayside.core.identity import Names, key_text
 from wayside.core.policy import Policy
 from wayside.core.route import TokenBox

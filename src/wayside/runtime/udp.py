@@ -50,7 +50,8 @@ def read_datagrams(sock: socket.socket, port: int) -> list[Received]:
             break
         except OSError:
             continue  # an ICMP error about something that we sent
-        source = _address(name[0], name[1])
+        zoned = len(name) > 3 and name[3]  # link-local: nothing of ours is addressed to one
+        source = None if zoned else _address(name[0], name[1])
         if source is None:
             continue
         destination, interface = _addressed_to(control, sock.family, port)
@@ -90,7 +91,6 @@ def _text(ip: IP) -> str:
 
 
 def _address(host: str, port: int) -> Address | None:
-    """A link-local sender has a zone; nothing of ours is addressed to one."""
     try:
         return Address(_read_ip(host), port)
     except ValueError:
@@ -160,4 +160,5 @@ def source_towards(to: Address) -> Address | None:
             probe.connect((str(to.ip), to.port or 1))
         except OSError:
             return None
-        return Address.parse(probe.getsockname()[0])
+        found = Address.parse(probe.getsockname()[0])
+        return None if found.ip.is_link_local else found

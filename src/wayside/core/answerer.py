@@ -10,17 +10,14 @@ Spec: R-5.2, R-5.3, R-7.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from typing import ClassVar
 
 from . import constants as c
 from .address import Address, Flow
 from .codec import Header, encode_body
 from .connection import (
-    Agreement,
     Connection,
-    HostContext,
     State,
     accept_seen,
     connection_key,
@@ -62,6 +59,10 @@ class Offer:
     key: bytes
     asked: Flow
     """As the OPEN says it; boxes on the way may have rewritten it."""
+    wire: Flow
+    """Our packets to who asks, if it is confirmed."""
+    time_s: int
+    """When who asks says that it did, unix seconds: an older OPEN is a replay."""
     towards: Address
     hops: tuple[Hop, ...]
     credit: float
@@ -73,23 +74,11 @@ class Offer:
     confirmed: bool = False
 
 
-class Responder(Connection):
-    """Answers the OPENs of one connection."""
+class Answerer(Connection):
+    """What an end does that is asked."""
 
-    TRANSITIONS: ClassVar = {
-        State.IDLE: frozenset({State.ANSWERING, State.OFFERED}),
-        State.ANSWERING: frozenset({State.OFFERED, State.ENDED}),
-        State.OFFERED: frozenset({State.CONNECTED, State.ENDED}),
-        State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
-        State.CLOSING: frozenset({State.ENDED}),
-        State.ENDED: frozenset(),
-    }
-
-    def __init__(self, host: HostContext, agreement: Agreement) -> None:
-        super().__init__(host, agreement)
-        self.offer: Offer | None = None
-        self.asked_s = 0
-        """When the initiator says it asked, unix seconds: an older OPEN is a replay."""
+    __slots__ = ()
+    offer: Offer | None
 
     def answer(self, opened: CheckedOpen, event: MessageReceived, now: float) -> list[Effect]:
         """Agree to an OPEN that the host has checked and allowed. Spec: R-5.2, R-5.4.
@@ -98,11 +87,11 @@ class Responder(Connection):
         """
         message = event.message
         assert isinstance(message, Open)
-        if self.state in (State.CLOSING, State.ENDED):
+        if self.state in (State.OPENING, State.CLOSING, State.ENDED):
             return self._drop(event, DropReason.STALE)
         offer = self.offer
         if offer is not None and opened.header.seq == offer.seq:
-            if opened.hash != offer.hash or not self._comes_from_peer(opened, message):
+            if opened.hash != offer.hash or self._wire(event, opened) != offer.wire:
                 return self._drop(event, DropReason.STALE)
             credit = self._credit(event)
             offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
@@ -118,7 +107,7 @@ class Responder(Connection):
             return self._accept(now)
         if data:
             self._enter(State.ANSWERING)
-            self.timers.start(Timer.RETRANSMIT, now + ANSWER_WAIT_S)
+            self.timers.start(Timer.OFFER, now + ANSWER_WAIT_S)
             about = self.agreement
             return [DeliverData(about.cid, about.local.reversed(), data)]
         self._enter(State.OFFERED)
@@ -126,28 +115,25 @@ class Responder(Connection):
         return self._accept(now)
 
     def _continues(self, opened: CheckedOpen, message: Open) -> bool:
-        """Whether a later OPEN comes from who holds the key of this connection. Spec: R-5.4."""
-        if self.keys.seq < 0 or opened.terms.from_key != self.agreement.peer.key:
+        """Whether a later OPEN comes from who holds the key of this connection. Spec: R-5.4.2."""
+        about, terms, seq = self.agreement, opened.terms, opened.header.seq
+        same = (about.peer.key, about.service, about.wire.transport)
+        if (terms.from_key, terms.service, terms.transport) != same or self.keys.seq < 0:
             return False
-        known = [(self.keys.seq, self.keys.by_seq[self.keys.seq])]
-        if self.offer is not None:
-            known.append((self.offer.seq, self.offer.key))
-        if opened.header.seq <= max(seq for seq, _ in known):
+        theirs = [known for known in self.keys.by_seq if known % 2 != self.PARITY]
+        last = max([*theirs, self.offer.seq if self.offer else -1])
+        if seq % 2 == self.PARITY or seq <= last:
             return False
-        if not (self._is_about_us(opened) and self._comes_from_peer(opened, message)):
-            return False
-        return any(
-            holds(key, message.mac, opened.header.signing, message.signed) for _, key in known
-        )
+        known = [*self.keys.by_seq.values(), *([self.offer.key] if self.offer else [])]
+        return any(holds(key, message.mac, opened.header.signing, message.signed) for key in known)
 
-    def _is_about_us(self, opened: CheckedOpen) -> bool:
-        """Whether service and transport are still those that we agreed to."""
-        about, terms = self.agreement, opened.terms
-        return (terms.service, terms.transport) == (about.service, about.wire.transport)
-
-    def _comes_from_peer(self, opened: CheckedOpen, message: Open) -> bool:
-        """Whether its flow gets to us from where we think that the peer is."""
-        return source_of(opened.terms, message.hops) == self.agreement.wire.destination
+    def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
+        """Our packets to where this OPEN comes from, from where it was sent to. Spec: R-5.4.6."""
+        message, about = event.message, self.agreement.wire
+        assert isinstance(message, Open)
+        here = opened.flow.destination if event.destination.ip.is_unspecified else event.destination
+        there = source_of(opened.terms, message.hops)
+        return Flow(about.transport, here.with_port(about.source.port), there)
 
     def _credit(self, event: MessageReceived) -> float:
         """Bytes that an OPEN lets us send to where it came from, before CONFIRM. Spec: R-7.5."""
@@ -173,12 +159,13 @@ class Responder(Connection):
             ephemeral=ephemeral,
             key=key,
             asked=opened.flow,
+            wire=self._wire(event, opened),
+            time_s=terms.time_s,
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
             lifetime_s=terms.lifetime_s or self.host.lifetime_s,
         )
-        self.asked_s = terms.time_s
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
 
@@ -204,14 +191,15 @@ class Responder(Connection):
             return []
         if not offer.confirmed:
             wait_s = c.RETRANSMIT_FIRST_S * 2 ** min(offer.tries, DOUBLINGS_MAX)
-            self.timers.start(Timer.RETRANSMIT, now + wait_s)
+            self.timers.start(Timer.OFFER, now + wait_s)
         offer.tries += 1
         datagram = self._accept_datagram(offer)
         if len(datagram.data) > offer.credit:
             return []
         offer.credit -= len(datagram.data)
-        if self.state is State.OFFERED and self.agreement.inbound:
-            return [ChangeRules(self.agreement.cid, self.agreement.inbound, (), (datagram,))]
+        about = replace(self.agreement, wire=offer.wire)
+        if about.inbound and (self.state is State.OFFERED or offer.wire != self.agreement.wire):
+            return [ChangeRules(about.cid, about.inbound, (), (datagram,))]
         return [datagram]
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
@@ -275,14 +263,17 @@ class Responder(Connection):
         return super()._on_close(event, message, now)
 
     def _confirmed(self, offer: Offer, now: float) -> list[Effect]:
-        first = self.state is State.OFFERED
+        first, before = self.state is State.OFFERED, self.agreement
         if first:
             self._enter(State.CONNECTED)
+        switch = self._switch(offer.wire)
         self.keys.add(offer.seq, offer.key)
         self.towards, self.hops = offer.towards, offer.hops
         granted = [self.host.lifetime_s, offer.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
-        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
+        self.timers.stop(Timer.OFFER)
+        if first:
+            self.timers.stop(Timer.GIVE_UP)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
         about = self.agreement
         report = ReportOpened(
@@ -294,16 +285,16 @@ class Responder(Connection):
             self.lifetime_s,
             refreshed=not first,
         )
-        saved = save(self, asked=False)
-        if not first:
-            return [saved, report]
-        return [ChangeRules(about.cid, about.outbound), saved, report]
+        if first:
+            return [ChangeRules(about.cid, about.outbound), save(self), report]
+        moved = offer.wire != before.wire or switch.remove
+        return [*([switch] if moved else []), save(self), report]
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
-            case Timer.RETRANSMIT if self.state is State.ANSWERING:
+            case Timer.OFFER if self.state is State.ANSWERING:
                 return self._offered(now)
-            case Timer.RETRANSMIT if self.state in (State.OFFERED, State.CONNECTED):
+            case Timer.OFFER if self.state in (State.OFFERED, State.CONNECTED):
                 return self._accept(now)
             case Timer.GIVE_UP if self.state is State.OFFERED:
                 return self._end("never confirmed", now)

@@ -9,12 +9,12 @@ Spec: R-5.1 to R-5.3, R-5.5, R-5.6.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from . import constants as c
-from .address import Flow, Transport
+from .address import IP, Address, Flow
+from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
-from .connection import Agreement, Connection, HostContext, State, accept_seen, connection_key
+from .connection import Connection, State, accept_seen, connection_key
 from .crypto import (
     ZERO_NONCE,
     BadSignature,
@@ -36,7 +36,7 @@ from .effects import (
     SendDatagram,
 )
 from .errors import DropReason
-from .events import MessageReceived, OpenRequested
+from .events import MessageReceived, OpenRequested, SourcesChanged
 from .identity import key_text
 from .messages import (
     Accept,
@@ -47,15 +47,15 @@ from .messages import (
     Open,
     OpenTerms,
     Redirect,
-    RedirectTerms,
     Reject,
     encode,
     padded,
 )
-from .opening import SIGNATURE_CONTEXT, is_agreed, open_hash, read_refusal
+from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
 from .route import ISSUER_BYTES, hops_hash
 from .saved import save
 from .timers import Timer
+from .way import Role
 
 KEY_SHOWN = 13
 """Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
@@ -69,11 +69,15 @@ class Attempt:
     """One OPEN in flight, kept after its ACCEPT to answer repetitions of that."""
 
     seq: int
-    message: Open
+    wire: Flow
+    """Our packets as they are to be from here on: others than now if we have moved."""
+    message: Open | None
+    """None once it was answered."""
     secret: bytes
     hash: bytes
     started: float
     carries_data: bool = False
+    redirects: int = 0
     tries: int = 0
     challenges: int = 0
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
@@ -81,58 +85,74 @@ class Attempt:
     """What answered the ACCEPT that was believed, and answers every other one."""
 
 
-class Initiator(Connection):
-    """Opens one connection and keeps it."""
+class Asker(Connection):
+    """What an end does that asks."""
 
-    TRANSITIONS: ClassVar = {
-        State.IDLE: frozenset({State.OPENING}),
-        State.OPENING: frozenset({State.CONNECTED, State.ENDED}),
-        State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
-        State.CLOSING: frozenset({State.ENDED}),
-        State.ENDED: frozenset(),
-    }
-
-    def __init__(self, host: HostContext, agreement: Agreement) -> None:
-        super().__init__(host, agreement)
-        self.attempt: Attempt | None = None
+    __slots__ = ()
+    attempt: Attempt | None
+    offer: Offer | None
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
         self._enter(State.OPENING)
         self.towards = event.signaling
         self.timers.start(Timer.GIVE_UP, now + c.OPEN_TIMEOUT_S)
-        return self._ask(0, event.data, now)
+        return self._ask(self.agreement.wire, now, event.data)
 
-    def _ask(self, seq: int, data: bytes, now: float) -> list[Effect]:
-        """Send a new OPEN. Spec: R-5.1."""
-        about = self.agreement
+    def _ask(
+        self,
+        wire: Flow,
+        now: float,
+        data: bytes = b"",
+        approval: bytes = b"",
+        after: Attempt | None = None,
+    ) -> list[Effect]:
+        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1."""
+        about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
         terms = OpenTerms(
             from_key=self.host.key.public,
             to_key=about.peer.key,
             service=about.service,
-            transport=about.wire.transport,
-            source=about.wire.source,
-            destination=about.wire.destination,
+            transport=wire.transport,
+            source=wire.source,
+            destination=wire.destination,
             ephemeral=ephemeral_public(secret),
             time_s=int(self.host.unix_s(now)),
             lifetime_s=int(self.host.lifetime_s),
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
+            approval=approval,
+            alternatives=self._outside(),
         )
         signed = encode_body(terms)
         carries = False
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
-        is_udp = about.wire.transport is Transport.UDP
-        if data and is_udp and len(data) <= min(room, c.DATA_BYTES_MAX):
+        if data and wire.transport in RIDES and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
         message = Open(signed, signature, mac=proof)
-        self.attempt = Attempt(seq, message, secret, open_hash(header, signed), now, carries)
+        redirects = after.redirects if after else 0
+        self.attempt = Attempt(
+            seq, wire, message, secret, open_hash(header, signed), now, carries, redirects
+        )
         return self._repeat(now)
+
+    def _outside(self) -> tuple[Address, ...]:
+        """Where a host that registers is reached from outside: at its last NAT. Spec: R-10.2."""
+        if self.agreement.service != c.LOCATION_SERVICE:
+            return ()
+        told = [hop.source for hop in self.hops if hop.source is not None]
+        return tuple(source.with_port(c.SIGNALING_PORT) for source in told[-1:])
+
+    def _next_seq(self) -> int:
+        """Higher than all before, and of our own kind. Spec: R-5.1.1, R-5.4.1."""
+        known = [one.seq for one in (self.attempt, self.offer) if one is not None]
+        last = max([self.keys.seq, *known])
+        return last + 1 + (last + 1 + self.PARITY) % 2
 
     def _seal(self, secret: bytes, header: Header, data: bytes) -> bytes:
         try:
@@ -143,16 +163,16 @@ class Initiator(Connection):
 
     def _repeat(self, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.confirm is not None:
+        if attempt is None or attempt.message is None:
             return []
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
         attempt.tries += 1
-        return [self._open_datagram(attempt)]
+        return [self._open_datagram(attempt, attempt.message)]
 
-    def _open_datagram(self, attempt: Attempt) -> SendDatagram:
+    def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
         header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
-        return SendDatagram(padded(header, attempt.message), self.towards)
+        return SendDatagram(padded(header, message), self.towards)
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
@@ -162,7 +182,10 @@ class Initiator(Connection):
                 return self._refused(0, "nobody answered", "", "", now)
             case Timer.GIVE_UP if self.state is State.CONNECTED:
                 self.timers.stop(Timer.RETRANSMIT)
-                self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
+                if self.attempt is not None and self._moves(self.attempt):
+                    return self._move(self.attempt.wire, now)
+                if self.PARITY == 0:
+                    self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
                 return []
             case Timer.REFRESH:
                 return self.refresh(now)
@@ -171,9 +194,54 @@ class Initiator(Connection):
 
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
+        return self._move(self.agreement.wire, now)
+
+    def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
+        """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
+        about = self.agreement
+        here = about.wire.source
+        source = event.sources.get(about.wire.destination.ip)
+        pinned = about.local == about.wire and here.port != 0
+        if source is None or pinned or self.hider or self.state is not State.CONNECTED:
+            return []
+        attempt = self.attempt
+        under_way = attempt is not None and attempt.confirm is None
+        if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
+            return []
+        there = about.wire.destination
+        return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+
+    @property
+    def hider(self) -> bytes | None:
+        """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
+        keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
+        return next((key for key in keys if key in self.host.redirectors), None)
+
+    def follow(self, source: IP) -> list[Effect]:
+        """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
+        about = self.agreement
+        here = Address(source, about.wire.source.port)
+        if here == about.wire.source or self.state is not State.CONNECTED:
+            return []
+        switch = self._switch(replace(about.wire, source=here))
+        about = self.agreement
+        report = ReportOpened(
+            about.cid,
+            str(about.peer),
+            about.service,
+            about.wire,
+            about.local,
+            self.lifetime_s,
+            refreshed=True,
+        )
+        return [switch, save(self), report]
+
+    def _move(self, wire: Flow, now: float) -> list[Effect]:
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
-        last = self.attempt.seq if self.attempt else 0
-        return self._ask(max(self.keys.seq, last) + 2, b"", now)
+        return self._ask(wire, now)
+
+    def _moves(self, attempt: Attempt) -> bool:
+        return attempt.confirm is None and attempt.wire != self.agreement.wire
 
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""
@@ -185,7 +253,7 @@ class Initiator(Connection):
         try:
             terms = self._believed(event.header, message, attempt)
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
-            wire = self._agreed_wire(terms, message)
+            wire = self._agreed_wire(terms, message, attempt.wire)
         except DecodeError:
             return self._drop(event, DropReason.MALFORMED)
         except BadSignature:
@@ -195,10 +263,14 @@ class Initiator(Connection):
         if attempt.confirm is not None:
             return [attempt.confirm]
         confirm = self._confirm(event.header, message, key)
-        attempt.confirm = confirm
+        attempt.confirm, attempt.message = confirm, None
+        said = self._outside()
         self.hops = message.hops
         self.keys.add(attempt.seq, key)
-        return self._connected(attempt, wire, terms, confirm, now)
+        effects = self._connected(attempt, wire, terms, confirm, now)
+        if self._outside() != said:  # only now we know, and what we sign has to say it
+            effects += self._move(self.agreement.wire, now)
+        return effects
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
         terms = decode_body(AcceptTerms, message.signed)
@@ -210,9 +282,8 @@ class Initiator(Connection):
             raise BadSignature("the responder saw other hops")
         return terms
 
-    def _agreed_wire(self, terms: AcceptTerms, message: Accept) -> Flow:
+    def _agreed_wire(self, terms: AcceptTerms, message: Accept, wire: Flow) -> Flow:
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
-        wire = self.agreement.wire
         if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of other addresses")
         there = (message.returned or (terms.destination,))[-1]
@@ -233,24 +304,24 @@ class Initiator(Connection):
     def _connected(
         self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
     ) -> list[Effect]:
-        first = self.state is State.OPENING
-        old = self._rules
-        local = wire if self.agreement.local == self.agreement.wire else self.agreement.local
-        self.agreement = about = replace(self.agreement, wire=wire, local=local)
+        first, before = self.state is State.OPENING, self.agreement
+        switch = self._switch(wire, (confirm,))
+        about = self.agreement
         granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:
             self._enter(State.CONNECTED)
         self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
-        self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
+        if self.PARITY == 0:
+            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
-        effects: list[Effect] = []
+        effects: list[Effect] = [confirm]
         if first:
-            stale = tuple(rule for rule in old if rule not in self._rules)
-            effects.append(ChangeRules(about.cid, self._rules, stale, (confirm,)))
-        else:
-            effects.append(confirm)
-        effects.append(save(self, asked=True))
+            self.old = ()
+            effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
+        elif wire != before.wire or switch.remove:
+            effects = [switch]
+        effects.append(save(self))
         peer = str(about.peer)
         effects.append(
             ReportOpened(
@@ -258,7 +329,7 @@ class Initiator(Connection):
                 peer,
                 about.service,
                 wire,
-                local,
+                about.local,
                 self.lifetime_s,
                 refreshed=not first,
                 carried=attempt.carries_data and not attempt.challenges,
@@ -279,7 +350,7 @@ class Initiator(Connection):
 
     def _on_challenge(self, event: MessageReceived, message: Challenge, now: float) -> list[Effect]:
         attempt = self.attempt
-        if attempt is None or attempt.confirm or event.header.seq != attempt.seq:
+        if attempt is None or attempt.message is None or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
@@ -288,7 +359,7 @@ class Initiator(Connection):
             return self._drop(event, DropReason.UNEXPECTED)
         attempt.challenges += 1
         attempt.proofs[issuer] = message.proof
-        return [self._open_datagram(attempt)]
+        return [self._open_datagram(attempt, attempt.message)]
 
     def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
         """On the path of an OPEN anybody may say no; later only who is known. Spec: R-5.6."""
@@ -310,22 +381,39 @@ class Initiator(Connection):
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
 
     def _on_redirect(self, event: MessageReceived, message: Redirect, now: float) -> list[Effect]:
-        """We cannot go another way yet: say so at once, rather than let it look like silence."""
+        """Go by way of somebody, or to where the peer is now, if our own side trusts who says so.
+
+        Spec: R-5.7.1, R-5.7.2.
+        """
         attempt = self.attempt
-        if attempt is None or event.header.seq != attempt.seq or self.state is not State.OPENING:
+        if attempt is None or attempt.confirm or event.header.seq != attempt.seq:
             return self._drop(event, DropReason.STALE)
-        try:
-            terms = decode_body(RedirectTerms, message.signed)
-            signed = event.header.signing + message.signed
-            verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
-        except DecodeError:
-            return self._drop(event, DropReason.MALFORMED)
-        except BadSignature:
-            return self._drop(event, DropReason.SIGNATURE)
+        if self.state not in (State.OPENING, State.CONNECTED):
+            return self._drop(event, DropReason.UNEXPECTED)
+        terms = read_redirect(event, message)
+        if isinstance(terms, DropReason):
+            return self._drop(event, terms)
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
-        reason = f"sent on to {terms.locator.address}, which this version does not follow"
-        return self._refused(Code.NO_ROUTE, reason, key_text(terms.from_key), "", now)
+        known = terms.from_key in (*self.host.redirectors, self.agreement.peer.key)
+        if not known and self.state is State.CONNECTED:
+            return self._drop(event, DropReason.UNEXPECTED)
+        why = "" if known else "by somebody whom this host does not let redirect it"
+        if attempt.redirects >= c.REDIRECTS_MAX:
+            why = "and so on: this goes in circles"
+        there = terms.locator.address
+        if there.family != attempt.wire.family:
+            why = "which is of another address family"
+        if why:
+            by = key_text(terms.from_key)
+            return self._refused(Code.NO_ROUTE, f"sent on to {there}, {why}", by, "", now)
+        self.towards = there
+        wire = attempt.wire
+        if not terms.relay:
+            destination = Address(there.ip, wire.destination.port)
+            wire = Flow(wire.transport, wire.source, destination)
+        asked = replace(attempt, redirects=attempt.redirects + 1)
+        return self._ask(wire, now, approval=terms.approval, after=asked)
 
     def _refused(self, code: int, reason: str, by: str, rule: str, now: float) -> list[Effect]:
         about = self.agreement
