@@ -36,7 +36,7 @@ from .crypto import (
 from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagram
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
-from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, encode
+from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, OpenTerms, encode
 from .opening import SIGNATURE_CONTEXT, CheckedOpen, source_of
 from .route import hops_hash
 from .saved import save
@@ -57,18 +57,14 @@ class Offer:
     hash: bytes
     ephemeral: bytes
     key: bytes
-    asked: Flow
-    """As the OPEN says it; boxes on the way may have rewritten it."""
+    asked: OpenTerms
+    """As the OPEN has them; boxes on the way may have rewritten its addresses."""
     wire: Flow
     """Our packets to who asks, if it is confirmed."""
-    time_s: int
-    """When who asks says that it did, unix seconds: an older OPEN is a replay."""
     towards: Address
     hops: tuple[Hop, ...]
     credit: float
     """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
-    lifetime_s: float
-    """What the initiator asks for, seconds."""
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
@@ -158,13 +154,11 @@ class Answerer(Connection):
             hash=opened.hash,
             ephemeral=ephemeral,
             key=key,
-            asked=opened.flow,
+            asked=terms,
             wire=self._wire(event, opened),
-            time_s=terms.time_s,
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
-            lifetime_s=terms.lifetime_s or self.host.lifetime_s,
         )
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
@@ -269,7 +263,8 @@ class Answerer(Connection):
         switch = self._switch(offer.wire)
         self.keys.add(offer.seq, offer.key)
         self.towards, self.hops = offer.towards, offer.hops
-        granted = [self.host.lifetime_s, offer.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        most = self.host.lifetime_s
+        granted = [most, offer.asked.lifetime_s or most, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         self.timers.stop(Timer.OFFER)
         if first:
