@@ -203,5 +203,6 @@ class Star:
         there = next((node for node, own in self.own.items() if own == to), None)
         event = DatagramReceived(datagram.data, source, to, False, "outside")
         self.wire.append((name, there or "", event))
-        if there is not None and there in self.nodes:
+        left = source.ip != self.own[name].ip  # an address that this host has no more
+        if there is not None and there in self.nodes and not left:
             heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))

@@ -190,3 +190,20 @@ def test_an_approval_is_for_one_connection() -> None:
         replace(approved, approval=approved.approval[:-1] + b"x"),
     ):
         assert not check_approval(cid, other, (key.public,), 1000.0)
+
+
+def test_ends_that_move_at_once_find_each_other_again_ten_times() -> None:
+    """R-5.4.6: by the rendezvous that the client found the server with."""
+    world = star()
+    cid = world.ask("c", "s", "r")
+    for number in range(10):
+        world.move("c", f"10.7.{number}.2")
+        world.move("s", f"10.8.{number}.2")
+        world.run(3)
+        assert is_up(world, cid)
+        ours = world.connection("c", cid).agreement.wire
+        assert ours == world.connection("s", cid).agreement.wire.reversed()
+        assert (ours.source.ip, ours.destination.ip) == (world.own["c"].ip, world.own["s"].ip)
+    world.run(200)
+    assert is_up(world, cid)
+    assert [len(world.kernel[node]) for node in "cs"] == [2, 2]

@@ -20,6 +20,7 @@ from .connection import (
     Connection,
     State,
     accept_seen,
+    confirm_proof,
     connection_key,
     hops_size,
 )
@@ -27,6 +28,7 @@ from .crypto import (
     ZERO_NONCE,
     BadSignature,
     check_mac,
+    check_of,
     derive,
     ephemeral_public,
     holds,
@@ -95,12 +97,16 @@ class Answerer(Connection):
             return [] if self.state is State.ANSWERING else self._accept(now)
         if self.state is not State.IDLE and not self._continues(opened, message):
             return self._drop(event, DropReason.STALE)
+        if offer is not None and holds(
+            offer.key, message.mac, opened.header.signing, message.signed
+        ):
+            self.keys.add(offer.seq, offer.key)  # its CONFIRM was lost, but it has our ACCEPT
         try:
             self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
         if self.state is not State.IDLE:
-            return self._accept(now)
+            return [save(self), *self._accept(now)]
         if data:
             self._enter(State.ANSWERING)
             self.timers.start(Timer.OFFER, now + ANSWER_WAIT_S)
@@ -191,16 +197,21 @@ class Answerer(Connection):
         if len(datagram.data) > offer.credit:
             return []
         offer.credit -= len(datagram.data)
-        about = replace(self.agreement, wire=offer.wire)
-        if about.inbound and (self.state is State.OFFERED or offer.wire != self.agreement.wire):
-            return [ChangeRules(about.cid, about.inbound, (), (datagram,))]
+        cid, pending = self.agreement.cid, replace(self.agreement, wire=offer.wire).inbound
+        if pending and self.state is State.OFFERED:
+            return [ChangeRules(cid, pending, (), (datagram,))]
+        if pending and offer.wire != self.agreement.wire:
+            gone = tuple(rule for rule in self.old if rule not in pending)
+            self.old = pending  # until it takes the place of what is now, or another move does
+            return [ChangeRules(cid, pending, gone, (datagram,))]
         return [datagram]
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
         header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
         signed = self._terms(offer, offer.hops)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
-        return SendDatagram(encode(header, Accept(signed, signature, offer.hops)), offer.towards)
+        datagram = encode(header, Accept(signed, signature, offer.hops))
+        return SendDatagram(datagram, offer.towards, offer.wire.source)
 
     def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
         """What we agree to when an OPEN came by these hops. Spec: R-5.2."""
@@ -213,7 +224,7 @@ class Answerer(Connection):
             from_key=self.host.key.public,
             open_hash=offer.hash,
             hops_hash=hops_hash(hops),
-            source=offer.asked.source,
+            check=check_of(confirm_proof(offer.key, offer.seq, about.cid)),
             destination=offer.asked.destination.with_port(about.wire.source.port),
             ephemeral=offer.ephemeral,
             lifetime_s=int(self.host.lifetime_s),
@@ -283,7 +294,7 @@ class Answerer(Connection):
         if first:
             return [ChangeRules(about.cid, about.outbound), save(self), report]
         moved = offer.wire != before.wire or switch.remove
-        return [*([switch] if moved else []), save(self), report]
+        return [*([switch] if moved else []), save(self), report, *self.settle(now)]
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:

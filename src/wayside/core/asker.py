@@ -14,7 +14,7 @@ from . import constants as c
 from .address import IP, Address, Flow
 from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
-from .connection import Connection, State, accept_seen, connection_key
+from .connection import Connection, State, accept_seen, confirm_proof, connection_key
 from .crypto import (
     ZERO_NONCE,
     BadSignature,
@@ -167,12 +167,16 @@ class Asker(Connection):
             return []
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
         attempt.tries += 1
-        return [self._open_datagram(attempt, attempt.message)]
+        opened = self._open_datagram(attempt, attempt.message)
+        home = self.agreement.home
+        if home is None or attempt.tries <= c.TRIES_BEFORE_HOME:
+            return [opened]
+        return [opened, replace(opened, destination=home)]
 
     def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
         header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
-        return SendDatagram(padded(header, message), self.towards)
+        return SendDatagram(padded(header, message), self.towards, attempt.wire.source)
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
@@ -183,7 +187,8 @@ class Asker(Connection):
             case Timer.GIVE_UP if self.state is State.CONNECTED:
                 self.timers.stop(Timer.RETRANSMIT)
                 if self.attempt is not None and self._moves(self.attempt):
-                    return self._move(self.attempt.wire, now)
+                    here = self.attempt.wire.source
+                    return self._move(replace(self.agreement.wire, source=here), now)
                 if self.PARITY == 0:
                     self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
                 return []
@@ -241,7 +246,21 @@ class Asker(Connection):
         return self._ask(wire, now)
 
     def _moves(self, attempt: Attempt) -> bool:
-        return attempt.confirm is None and attempt.wire != self.agreement.wire
+        here = attempt.wire.source != self.agreement.wire.source
+        return attempt.message is not None and here
+
+    def settle(self, now: float) -> list[Effect]:
+        """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
+        attempt, wire = self.attempt, self.agreement.wire
+        if attempt is None or attempt.message is None or attempt.wire == wire:
+            return []
+        if self._moves(attempt):
+            return self._move(replace(wire, source=attempt.wire.source), now)
+        attempt.message = None
+        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
+        if self.PARITY == 0:
+            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
+        return []
 
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""
@@ -262,7 +281,7 @@ class Asker(Connection):
             return self._drop(event, DropReason.ADDRESS)
         if attempt.confirm is not None:
             return [attempt.confirm]
-        confirm = self._confirm(event.header, message, key)
+        confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
         said = self._outside()
         self.hops = message.hops
@@ -284,8 +303,8 @@ class Asker(Connection):
 
     def _agreed_wire(self, terms: AcceptTerms, message: Accept, wire: Flow) -> Flow:
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
-        if terms.source != wire.source or terms.destination.ip != wire.destination.ip:
-            raise ValueError("the responder speaks of other addresses")
+        if terms.destination.ip != wire.destination.ip:
+            raise ValueError("the responder speaks of another address")
         there = (message.returned or (terms.destination,))[-1]
         if there.ip != self.towards.ip:
             raise ValueError("packets would go elsewhere than the OPEN")
@@ -294,12 +313,15 @@ class Asker(Connection):
             raise ValueError("the responder left the port open")
         return agreed
 
-    def _confirm(self, header: Header, message: Accept, key: bytes) -> SendDatagram:
+    def _confirm(
+        self, header: Header, message: Accept, key: bytes, source: Address
+    ) -> SendDatagram:
         seen = accept_seen(message)
         confirm = Header(Confirm.TYPE, header.seq, header.cid)
         proof = mac(key, confirm.signing, seen)
-        answer = Confirm(seen, proof, message.hops, message.returned)
-        return SendDatagram(encode(confirm, answer), self.towards)
+        shown = confirm_proof(key, header.seq, header.cid)
+        answer = Confirm(seen, proof, shown, message.hops, message.returned)
+        return SendDatagram(encode(confirm, answer), self.towards, source)
 
     def _connected(
         self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
@@ -396,17 +418,19 @@ class Asker(Connection):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         known = terms.from_key in (*self.host.redirectors, self.agreement.peer.key)
-        if not known and self.state is State.CONNECTED:
-            return self._drop(event, DropReason.UNEXPECTED)
         why = "" if known else "by somebody whom this host does not let redirect it"
         if attempt.redirects >= c.REDIRECTS_MAX:
             why = "and so on: this goes in circles"
         there = terms.locator.address
         if there.family != attempt.wire.family:
             why = "which is of another address family"
+        if why and self.state is State.CONNECTED:
+            return self._drop(event, DropReason.UNEXPECTED)
         if why:
             by = key_text(terms.from_key)
             return self._refused(Code.NO_ROUTE, f"sent on to {there}, {why}", by, "", now)
+        if not terms.relay and self.state is State.OPENING:
+            self.agreement = replace(self.agreement, home=self.towards)
         self.towards = there
         wire = attempt.wire
         if not terms.relay:

@@ -83,6 +83,8 @@ class Agreement:
     service: str
     wire: Flow
     local: Flow
+    home: Address | None = None
+    """Where one asks for the peer when it is not where it was: the rendezvous that told us."""
 
     @property
     def outbound(self) -> tuple[Rule, ...]:
@@ -220,6 +222,10 @@ class Connection:
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
         raise IllegalMove("only an idle initiator opens")
 
+    def settle(self, now: float) -> list[Effect]:
+        """The other end's question was answered: see to our own."""
+        return []
+
     def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
         return []
 
@@ -283,7 +289,11 @@ class Connection:
         reason = cut(reason, c.REASON_BYTES_MAX)
         header = Header(Close.TYPE, seq, self.agreement.cid)
         covered = mac(self.keys.by_seq[seq], header.signing, reason.encode())
-        return SendDatagram(encode(header, Close(covered, reason, self.hops)), self.towards)
+        return SendDatagram(
+            encode(header, Close(covered, reason, self.hops)),
+            self.towards,
+            self.agreement.wire.source,
+        )
 
     def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
         """The other end is done: echo it, so that it and the hops know that we know. R-5.9."""
@@ -351,6 +361,11 @@ class Connection:
 
     def _drop(self, event: MessageReceived, reason: DropReason) -> list[Effect]:
         return [Dropped(reason, event.source)]
+
+
+def confirm_proof(key: bytes, seq: int, cid: Cid) -> bytes:
+    """What only the two ends can show, 16 bytes: CONFIRM shows it to the gates. Spec: R-5.3.4."""
+    return mac(key, Header(Confirm.TYPE, seq, cid).signing)
 
 
 def accept_seen(message: Accept) -> bytes:

@@ -20,6 +20,9 @@ FLAG_PROOF = 0x01
 PROOF_BYTES = 32
 """Issuer tag 8, then 24 bytes that only the issuer understands."""
 
+CHECK_BYTES = 8
+"""Of a hash whose origin nobody can find in the 10 s in which it counts."""
+
 PROOFS_MAX = 4
 """As many boxes as may challenge one OPEN."""
 
@@ -78,6 +81,9 @@ CLOSE_TRIES = 3
 
 LINGER_S = 5.0
 """A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""
+
+TRIES_BEFORE_HOME = 2
+"""OPENs to where the peer was, before its rendezvous is asked as well: one may be lost."""
 
 REDIRECTS_MAX = 4
 """By way of a relay, home, and to where the host is now, is three."""

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
+from .constants import CHECK_BYTES
+
 NONCE_BYTES = 12
 ZERO_NONCE = bytes(NONCE_BYTES)
 """For keys that seal exactly one message."""
@@ -90,6 +92,11 @@ def agree(secret: bytes, public: bytes) -> bytes:
         )
     except ValueError as error:
         raise BadSignature("key agreement") from error
+
+
+def check_of(proof: bytes) -> bytes:
+    """What a proof is known by, 8 bytes. Spec: R-5.3.4."""
+    return hashlib.sha256(proof).digest()[:CHECK_BYTES]
 
 
 def derive(secret: bytes, salt: bytes, label: bytes) -> bytes:

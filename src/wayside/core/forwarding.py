@@ -18,7 +18,7 @@ from .identity import Names, key_text
 from .messages import Code, Hop, Open, padded
 from .opening import CheckedOpen, Refusal, redirect, refuse
 from .policy import Direction, Policy, Request, Verdict
-from .route import TokenBox, TokenState, binding_of, parties_of
+from .route import TokenBox, TokenState, binding_of, kind_of, parties_of
 from .way import Box, Role, Way
 
 
@@ -109,7 +109,7 @@ class Forwarding:
             binding=binding_of(terms.to_key, opened.hash, way.onward.ip),
             parties=parties_of(terms.from_key, terms.to_key),
             lifetime_s=max(int(granted), int(c.LIFETIME_MIN_S)),
-            transport=terms.transport,
+            kind=kind_of(terms.transport, event.side),
             rule=verdict.rule,
             service=terms.service,
             here=way.here,

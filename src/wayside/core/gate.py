@@ -63,7 +63,7 @@ from .opening import (
 from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
 from .policy import PolicyAction
-from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source
+from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source, hops_hash, side_of
 from .rule import Cid, Rule
 from .way import crossing_of, way_of
 
@@ -80,6 +80,7 @@ class Gate:
         self._door = door
         self._box = box
         self.table = Passages(quota)
+        self._since = 0.0
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -120,8 +121,10 @@ class Gate:
     def restore(self, rules: list[tuple[Rule, float]], now: float) -> int:
         """Read back what the kernel holds after a restart: rules, seconds left. Spec: R-6.5.
 
-        Returns how many connections there are.
+        Returns how many connections there are. Tokens from before are good for these only: what
+        was closed shortly before would come back by them.
         """
+        self._since = now
         for rule, left_s in rules:
             passage = restored(rule, left_s, now)
             if passage is None:
@@ -187,14 +190,18 @@ class Gate:
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         header = event.header
         state = self._fresh_token(event, message, now)
-        if state is None:
+        if state is None or (header.cid not in self.passages and state.issued_s < self._since):
             return [Dropped(DropReason.TOKEN, event.source)]
+        if event.side == side_of(state) and state.onward is None:  # it never crossed us
+            return [Dropped(DropReason.ADDRESS, event.source)]
         try:
             terms = decode_body(AcceptTerms, message.signed)
             crossing = crossing_of(event, state, message, terms, self.table, self.context.box)
             binding = binding_of(terms.from_key, terms.open_hash, event.source.ip)
             if binding != state.binding or crossing is None:
                 return [Dropped(DropReason.ADDRESS, event.source)]
+            if terms.hops_hash != hops_hash(message.hops):
+                return [Dropped(DropReason.STALE, event.source)]
             signed = header.signing + message.signed
             verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
         except (DecodeError, ValueError):
@@ -209,13 +216,14 @@ class Gate:
         crossing = crossing.reversed() if header.seq % 2 else crossing
         if self.table.is_lent(header.cid, crossing):
             return [Dropped(DropReason.FULL, event.source)]
-        return self._offer(event, crossing, state, onward, now)
+        return self._offer(event, crossing, state, terms.check, onward, now)
 
     def _offer(
         self,
         event: MessageReceived,
         crossing: Crossing,
         state: TokenState,
+        check: bytes,
         onward: SendDatagram,
         now: float,
     ) -> list[Effect]:
@@ -227,7 +235,7 @@ class Gate:
             if known.stage is Stage.ENDED or known.seqs.is_old(seq) or other:
                 return [Dropped(DropReason.STALE, event.source)]
             if known.stage is Stage.LIVE:
-                known.seqs.accept(seq)
+                known.seqs.accept(seq, check)
                 return self._moves(known, seq, crossing, onward)
         if known is None and not self.table.has_room(crossing.near.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
@@ -243,7 +251,7 @@ class Gate:
             state.rule,
             key=state.key,
         )
-        passage.seqs.accept(seq)
+        passage.seqs.accept(seq, check)
         stale: tuple[Rule, ...] = ()
         if known is not None and known.crossing != crossing:
             stale = known.rules(self.context.lifetime_s)
@@ -308,7 +316,7 @@ class Gate:
         passage = self.passages.get(header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [Dropped(DropReason.UNKNOWN, event.source)]
-        if header.seq != passage.seqs.accepted[header.seq % 2]:
+        if not passage.seqs.shows(header.seq, message.proof):
             return [Dropped(DropReason.STALE, event.source)]
         crossing = passage.crossing
         if passage.moving is not None and passage.moving[0] == header.seq:

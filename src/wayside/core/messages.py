@@ -153,7 +153,7 @@ class AcceptTerms:
         Field(1, "from_key", KEY),
         Field(2, "open_hash", HASH),
         Field(3, "hops_hash", HASH),
-        Field(4, "source", ADDRESS),
+        Field(4, "check", fixed(c.CHECK_BYTES)),
         Field(5, "destination", ADDRESS),
         Field(6, "ephemeral", KEY),
         Field(7, "lifetime_s", uint(SECONDS_MAX)),
@@ -163,7 +163,8 @@ class AcceptTerms:
     from_key: bytes
     open_hash: bytes
     hops_hash: bytes
-    source: Address
+    check: bytes
+    """By this gates know the `proof` of the CONFIRM that fits. Spec: R-5.3.4."""
     destination: Address
     ephemeral: bytes
     lifetime_s: int
@@ -278,9 +279,11 @@ class Confirm:
         Field(2, "mac", MAC),
         Field(3, "hops", HOPS, optional=True),
         Field(4, "returned", many(ADDRESS, c.HOPS_MAX), optional=True),
+        Field(5, "proof", MAC),
     )
     seen: bytes
     mac: bytes
+    proof: bytes
     hops: tuple[Hop, ...] = ()
     returned: tuple[Address, ...] = ()
 

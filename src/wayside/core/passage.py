@@ -13,6 +13,7 @@ from enum import Enum
 
 from . import constants as c
 from .address import Flow, Transport
+from .crypto import check_of
 from .errors import IllegalMove
 from .rule import Action, Cid, Rule, note_of
 
@@ -59,10 +60,12 @@ class Seqs:
 
     accepted: list[int] = field(default_factory=lambda: [-1, -1])
     confirmed: list[int] = field(default_factory=lambda: [-1, -1])
+    checks: list[bytes] = field(default_factory=lambda: [b"", b""])
 
-    def accept(self, seq: int) -> None:
-        """An ACCEPT of this seq passes."""
+    def accept(self, seq: int, check: bytes) -> None:
+        """An ACCEPT of this seq passes; `check`: what its CONFIRM is known by."""
         self.accepted[seq % 2] = seq
+        self.checks[seq % 2] = check
 
     def confirm(self, seq: int) -> None:
         """A CONFIRM of this seq passes."""
@@ -72,10 +75,14 @@ class Seqs:
         """Whether the same end has asked again since, and was accepted."""
         return seq < self.accepted[seq % 2]
 
+    def shows(self, seq: int, proof: bytes) -> bool:
+        """Whether a CONFIRM of this seq comes from who has the key. Spec: R-5.3.4."""
+        return seq == self.accepted[seq % 2] and check_of(proof) == self.checks[seq % 2]
+
     @property
-    def last(self) -> int:
-        """The highest that was accepted."""
-        return max(self.accepted)
+    def last(self) -> tuple[int, bytes]:
+        """The highest that was accepted, and its check."""
+        return max(zip(self.accepted, self.checks, strict=True))
 
 
 @dataclass(slots=True)
@@ -123,13 +130,9 @@ class Passage:
         near, far = crossing.near, crossing.far
         if near.transport is Transport.NONE:
             return ()
-        words = (
-            str(self.seqs.last),
-            f"{self.lifetime_s:g}",
-            self.parties.hex(),
-            self.service,
-            self.rule,
-        )
+        seq, check = self.seqs.last
+        number, lifetime, pair = str(seq), f"{self.lifetime_s:g}", self.parties.hex()
+        words = (number, lifetime, pair, check.hex(), self.service, self.rule)
         note = note_of(*words)
         return tuple(
             Rule(
@@ -148,12 +151,13 @@ class Passage:
 def restored(rule: Rule, left_s: float, now: float) -> Passage | None:
     """The passage that a rule in the kernel is of; None for a rule that says nothing. R-6.5."""
     try:
-        number, lifetime, parties, service, name = rule.note.split(" ")
+        number, lifetime, parties, check, service, name = rule.note.split(" ")
         seq, lifetime_s, pair = int(number), float(lifetime), bytes.fromhex(parties)
+        seqs = Seqs()
+        seqs.accept(seq, bytes.fromhex(check))
     except ValueError:
         return None
     stage = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
     crossing = Crossing(rule.match, rule.rewrite or rule.match)
-    until, seqs = now + left_s, Seqs()
-    seqs.accept(seq)
+    until = now + left_s
     return Passage(rule.owner, stage, crossing, seqs, until, lifetime_s, pair, service, name)

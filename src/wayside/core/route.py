@@ -18,7 +18,7 @@ from . import constants as c
 from .address import IP, Address, Transport
 from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, uint, word
 from .crypto import NONCE_BYTES, BadSignature, derive, digest, seal, unseal
-from .messages import TRANSPORT, Hop
+from .messages import Hop
 from .rule import Cid
 
 TOKEN_VALID_S = 10.0
@@ -28,6 +28,7 @@ COOKIE_VALID_S = 30.0
 """Long enough for every box of a route to challenge once, short enough to be worthless later."""
 
 ISSUER_BYTES = 8
+SIDES = ("", "inside", "outside")
 BINDING_BYTES, PARTIES_BYTES = 12, 6
 """A token is echoed four times, by both ends: three ACCEPTs must fit into what an OPEN pays for.
 Both hashes are sealed, so that nobody can try until one fits but by sending OPENs."""
@@ -55,7 +56,8 @@ class TokenState:
     `previous`: whence the OPEN came; `port`: of its flow's source, which has the same address.
     `far`: that source behind the gate, if it is another. `here`, `onward`: our own address that
     was asked, and where the OPEN went on to; without them it was in transit and went on to where
-    it was going. `parties`: a hash of both keys; `key`: of who registers.
+    it was going. `parties`: a hash of both keys; `key`: of who registers
+    or is hidden; `kind`: transport and the side that the OPEN came from, see `kind_of`.
     """
 
     FIELDS: ClassVar = (
@@ -65,7 +67,7 @@ class TokenState:
         Field(4, "binding", fixed(BINDING_BYTES)),
         Field(5, "parties", fixed(PARTIES_BYTES)),
         Field(6, "lifetime_s", uint(2**32)),
-        Field(7, "transport", TRANSPORT),
+        Field(7, "kind", uint(4 * len(SIDES))),
         Field(8, "rule", word(c.SERVICE_BYTES_MAX), optional=True),
         Field(9, "service", word(c.SERVICE_BYTES_MAX), optional=True),
         Field(10, "here", ADDRESS, optional=True),
@@ -79,13 +81,28 @@ class TokenState:
     binding: bytes
     parties: bytes
     lifetime_s: int
-    transport: Transport
+    kind: int
     rule: str = ""
     service: str = ""
     here: Address | None = None
     onward: Address | None = None
     far: Address | None = None
     key: bytes = b""
+
+
+def kind_of(transport: Transport, side: str) -> int:
+    """Transport and side in one small number."""
+    return SIDES.index(side) * 4 + transport
+
+
+def transport_of(state: TokenState) -> Transport:
+    """The transport of the flow that a token is about."""
+    return Transport(state.kind % 4)
+
+
+def side_of(state: TokenState) -> str:
+    """The side that its OPEN came from."""
+    return SIDES[state.kind // 4]
 
 
 def near_source(state: TokenState) -> Address:

@@ -11,13 +11,25 @@ from typing import ClassVar
 
 from . import constants as c
 from .address import Address, Flow, Transport
-from .codec import ADDRESS, Field, blob, decode_body, encode_body, fixed, text, uint
+from .codec import ADDRESS, Field, blob, decode_body, encode_body, fixed, many, nested, text, uint
 from .connection import Agreement, Connection, State
 from .effects import SaveConnection
 from .identity import PeerIdentity
 from .messages import HOPS, SERVICE, TRANSPORT, Hop
 from .rule import Cid
 from .timers import Timer
+
+
+@dataclass(frozen=True, slots=True)
+class SavedKey:
+    """The connection key of one seq, agreed or offered: the other end may use either."""
+
+    FIELDS: ClassVar = (
+        Field(1, "seq", uint(2**64 - 1)),
+        Field(2, "key", fixed(32)),
+    )
+    seq: int
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +47,11 @@ class Saved:
         Field(8, "wire_destination", ADDRESS),
         Field(9, "local_source", ADDRESS),
         Field(10, "local_destination", ADDRESS),
-        Field(11, "seq", uint(2**64 - 1)),
-        Field(12, "key", fixed(32)),
+        Field(11, "keys", many(nested(SavedKey), 2)),
         Field(13, "lifetime_ms", uint(2**40)),
         Field(14, "towards", ADDRESS),
         Field(15, "hops", HOPS, optional=True),
+        Field(16, "home", ADDRESS, optional=True),
     )
     asked: int
     peer_key: bytes
@@ -49,18 +61,21 @@ class Saved:
     wire_destination: Address
     local_source: Address
     local_destination: Address
-    seq: int
-    key: bytes
+    keys: tuple[SavedKey, ...]
     lifetime_ms: int
     towards: Address
     hops: tuple[Hop, ...] = ()
+    home: Address | None = None
     peer_name: str = ""
     peer_certificate: bytes = b""
 
 
 def save(connection: Connection) -> SaveConnection:
     """The effect that keeps a connection. Spec: R-6.5."""
-    about, seq = connection.agreement, connection.keys.seq
+    about, offer = connection.agreement, connection.offer
+    keys = dict(connection.keys.by_seq)
+    if offer is not None:
+        keys[offer.seq] = offer.key
     saved = Saved(
         asked=1 - connection.PARITY,
         peer_key=about.peer.key,
@@ -72,11 +87,11 @@ def save(connection: Connection) -> SaveConnection:
         wire_destination=about.wire.destination,
         local_source=about.local.source,
         local_destination=about.local.destination,
-        seq=seq,
-        key=connection.keys.by_seq[seq],
+        keys=tuple(SavedKey(seq, keys[seq]) for seq in sorted(keys)[-2:]),
         lifetime_ms=int(connection.lifetime_s * 1000),
         towards=connection.towards,
         hops=connection.hops,
+        home=about.home,
     )
     return SaveConnection(about.cid, encode_body(saved))
 
@@ -94,13 +109,15 @@ def agreement_of(cid: Cid, saved: Saved) -> Agreement:
         saved.service,
         Flow(saved.transport, saved.wire_source, saved.wire_destination),
         Flow(saved.transport, saved.local_source, saved.local_destination),
+        saved.home,
     )
 
 
 def restore(connection: Connection, saved: Saved, now: float) -> None:
     """Bring a new connection to where the saved one was; refreshed soon, expired as if new."""
     connection.state = State.CONNECTED
-    connection.keys.add(saved.seq, saved.key)
+    for known in saved.keys:
+        connection.keys.add(known.seq, known.key)
     connection.hops = saved.hops
     connection.towards = saved.towards
     connection.lifetime_s = saved.lifetime_ms / 1000

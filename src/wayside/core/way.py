@@ -21,7 +21,7 @@ from .messages import Accept, AcceptTerms, Code, Open
 from .opening import CheckedOpen, Refusal, is_agreed, is_sound, source_of
 from .passage import Crossing, Passage
 from .passages import Passages
-from .route import TokenState, far_source, near_source
+from .route import TokenState, far_source, near_source, transport_of
 
 Network = IPv4Network | IPv6Network
 
@@ -211,17 +211,17 @@ def crossing_of(
     """
     told = (message.returned or (terms.destination,))[-1]
     there = event.source.with_port(told.port)
-    far = Flow(state.transport, far_source(state), there)
-    near = Flow(state.transport, near_source(state), there)
+    far = Flow(transport_of(state), far_source(state), there)
+    near = Flow(transport_of(state), near_source(state), there)
     if state.here is not None:
         known = table.by_cid.get(event.header.cid)
         port = told.port
         if known is not None and known.parties == state.parties:  # what the other end talks to
             theirs = known.crossing.reversed() if event.header.seq % 2 else known.crossing
             port = theirs.near.destination.port
-        near = Flow(state.transport, near_source(state), state.here.with_port(port))
+        near = Flow(transport_of(state), near_source(state), state.here.with_port(port))
         ours = table.destination(event.header.cid, near, box.ports)
         if ours is None:
             return None
-        near = Flow(state.transport, near_source(state), ours)
+        near = Flow(transport_of(state), near_source(state), ours)
     return Crossing(near, far) if is_agreed(far) and is_sound(near) else None
