@@ -27,6 +27,10 @@ MEASURES = {
     "locations": ("locations:measure", "updates and look-ups of the location stores"),
     "gate-scale": ("scale_gate:measure", "a gate with a million connections, simulated"),
     "host-scale": ("scale_host:measure", "a host with 100,000 connections, simulated"),
+    "rendezvous-scale": (
+        "scale_rendezvous:measure",
+        "a rendezvous with 100,000 mobile hosts, simulated",
+    ),
 }
 """By the name on the command line: module and function, and what it measures."""
 

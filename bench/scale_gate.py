@@ -19,7 +19,8 @@ from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.constants import SIGNALING_PORT
 from wayside.core.effects import ChangeRules, Effect, SendDatagram
 from wayside.core.events import ClockSet, DatagramReceived, Event, TimePassed
-from wayside.core.gate import Gate, GateContext
+from wayside.core.forwarding import GateContext
+from wayside.core.gate import Gate
 from wayside.core.identity import Names
 from wayside.core.messages import Hop, Open, decode
 from wayside.core.policy import Policy, PolicyAction

@@ -322,7 +322,7 @@ class Host:
                 replaced = CloseRequested(other.agreement.cid, "replaced")
                 effects = self._step(other, replaced, now) + effects
             self._index(connection.agreement)
-            if before.service == c.LOCATION_SERVICE:
+            if before.service == c.LOCATION_SERVICE and isinstance(connection, Initiator):
                 effects += self._follow(connection.agreement)
         self._watch(connection)
         return effects

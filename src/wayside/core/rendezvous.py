@@ -43,7 +43,7 @@ from .policy import PolicyAction
 from .rule import Cid
 from .way import Role, Way, lent_way, misplaced
 
-ASKED_MAX = 65_536
+ASKED_MAX = 262_144
 """Registrations under way; the oldest is forgotten: that host registers again."""
 
 
