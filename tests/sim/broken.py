@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
+from wayside.core import host
+from wayside.core.address import Flow
+from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
-from wayside.core.effects import ChangeRules, Effect, ReportRefused
+from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
+from wayside.core.ends import Initiator, Responder
 from wayside.core.events import OpenRequested
-from wayside.core.gate import Gate, Passage, Stage
+from wayside.core.forwarding import Forwarding
+from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
-from wayside.core.initiator import Initiator
-from wayside.core.messages import Code
-from wayside.core.opening import CheckedOpen
+from wayside.core.messages import Code, Open, OpenTerms
+from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import PolicyAction, Verdict
-from wayside.core.responder import Responder
 from wayside.core.rule import Action, Rule
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.memory import MemoryDataPlane
@@ -56,15 +59,27 @@ def allowing(*_: Any) -> Verdict:
 
 def gate_that_opens_at_open(patch: pytest.MonkeyPatch) -> None:
     """Makes its pinholes when it is asked, and not when the other end has agreed."""
-    forward: Any = Gate._forward
+    real: Any = Gate._on_open
 
-    def early(self: Gate, event: Any, message: Any, opened: CheckedOpen, *rest: Any) -> Any:
-        flows = (opened.flow, opened.flow.reversed())
+    def early(self: Gate, event: Any, message: Open, now: float) -> list[Effect]:
+        effects: list[Effect] = real(self, event, message, now)
+        flow = passed_on(effects, message)
+        if flow is None:
+            return effects
         cid = event.header.cid
-        rules = tuple(Rule(cid, flow, Action.ACCEPT, lifetime_s=5.0) for flow in flows)
-        return [ChangeRules(cid, rules), *forward(self, event, message, opened, *rest)]
+        flows = (flow, flow.reversed())
+        rules = tuple(Rule(cid, each, Action.ACCEPT, lifetime_s=5.0) for each in flows)
+        return [ChangeRules(cid, rules), *effects]
 
-    patch.setattr(Gate, "_forward", early)
+    patch.setattr(Gate, "_on_open", early)
+
+
+def passed_on(effects: list[Effect], message: Open) -> Flow | None:
+    """The flow that an OPEN asks for, when these effects send it on."""
+    if not any(isinstance(one, SendDatagram) and one.data[4] == Open.TYPE for one in effects):
+        return None
+    terms = decode_body(OpenTerms, message.signed)
+    return Flow(terms.transport, terms.source, terms.destination)
 
 
 def gate_that_is_deaf_to_close(patch: pytest.MonkeyPatch) -> None:
@@ -131,19 +146,45 @@ def gate_that_believes_anybody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("wayside.core.gate.verify", silent)
 
 
+def host_that_believes_hops(patch: pytest.MonkeyPatch) -> None:
+    """Takes an OPEN with hops for any source that it names."""
+    real: Any = host.misplaced
+
+    def trusting(event: Any, message: Any, opened: Any) -> Any:
+        return None if message.hops else real(event, message, opened)
+
+    patch.setattr(host, "misplaced", trusting)
+
+
 def gate_that_remembers_opens(patch: pytest.MonkeyPatch) -> None:
     """Keeps a passage for every OPEN."""
-    forward: Any = Gate._forward
+    real: Any = Gate._on_open
 
-    def keeping(self: Gate, event: Any, message: Any, opened: Any, verdict: Any, now: float) -> Any:
-        cid, flow = event.header.cid, opened.flow
-        passage = Passage(cid, Stage.PENDING, flow, 0, now + 5, 5.0)
-        self._quota.count(flow.source.ip)
-        self.passages[cid] = passage
-        self._deadlines.set(cid, passage.until)
-        return forward(self, event, message, opened, verdict, now)
+    def keeping(self: Gate, event: Any, message: Open, now: float) -> list[Effect]:
+        effects: list[Effect] = real(self, event, message, now)
+        flow = passed_on(effects, message)
+        if flow is not None:
+            crossing = Crossing(flow, flow)
+            until = now + 5.0
+            passage = Passage(
+                event.header.cid, Stage.PENDING, crossing, Seqs(), until, 5.0, bytes(6)
+            )
+            self.table.count(flow.source.ip)
+            self.table.keep(passage)
+        return effects
 
-    patch.setattr(Gate, "_forward", keeping)
+    patch.setattr(Gate, "_on_open", keeping)
+
+
+def gate_that_forgets_what_packets_keep(patch: pytest.MonkeyPatch) -> None:
+    """Forgets a connection without asking its kernel, which still lets it through."""
+
+    def forgetting(self: Gate, now: float) -> list[Effect]:
+        for cid in self.table.deadlines.take_due(now):
+            self.table.forget(self.passages[cid])
+        return []
+
+    patch.setattr(Gate, "_on_time_passed", forgetting)
 
 
 def responder_without_credit(patch: pytest.MonkeyPatch) -> None:
@@ -165,9 +206,10 @@ def responder_that_counts_ports_wrong(patch: pytest.MonkeyPatch) -> None:
 
 
 def initiator_that_ignores_hops(patch: pytest.MonkeyPatch) -> None:
-    """Neither end compares the hops that it sees with those that the other saw."""
-    patch.setattr("wayside.core.initiator.hops_hash", zeros)
-    patch.setattr("wayside.core.responder.hops_hash", zeros)
+    """Nobody compares the hops that he sees with those that the responder saw."""
+    patch.setattr("wayside.core.gate.hops_hash", zeros)
+    patch.setattr("wayside.core.asker.hops_hash", zeros)
+    patch.setattr("wayside.core.answerer.hops_hash", zeros)
 
 
 def initiator_that_waits_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -214,7 +256,7 @@ def host_that_offers_what_it_has_not(patch: pytest.MonkeyPatch) -> None:
 
 def gate_that_lets_all_in(patch: pytest.MonkeyPatch) -> None:
     """Its policy is there for show."""
-    patch.setattr(Gate, "_judge", allowing)
+    patch.setattr(Forwarding, "judge", allowing)
 
 
 def host_that_mixes_up_peers(patch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.kernel_that_never_expires, "firewall-out", DOWN, "lifetime"),
         (broken.host_that_keeps_its_rules, "simple", NOTHING, "lifetime"),
         (broken.host_that_believes_anybody, "firewall-in", LYING, "authentication"),
-        (broken.gate_that_believes_anybody, "firewall-in", READ, "authentication"),
+        (broken.gate_that_believes_anybody, "firewall-in", READ, "agreement"),
         (broken.gate_that_remembers_opens, "firewall-out", NOTHING, "authentication"),
         (broken.responder_without_credit, "simple", SPOOFED, "amplification"),
         (broken.responder_that_counts_ports_wrong, "simple", NOTHING, "tuples"),

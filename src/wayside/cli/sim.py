@@ -22,6 +22,9 @@ world_option = click.option(
     "--world", type=click.Choice(list(WORLDS)), default=None, help="Only this world."
 )
 
+PROGRESS_S = 10.0
+"""Between two lines of progress, on stderr: often enough to see that it lives."""
+
 
 @click.group()
 def sim() -> None:
@@ -50,19 +53,27 @@ def run(seeds: int, first: int, jobs: int | None, world: str | None, as_json: bo
     head = {"v": 1, "first": first, "seeds": seeds, "world": world or "each in turn"}
     say(head, as_json, f"seeds {first} to {first + seeds - 1}, world: {head['world']}")
     counts: Counter[str] = Counter()
+    worlds: Counter[str] = Counter()
+    told_at = began
     for result in run_many(range(first, first + seeds), world or "", jobs):
+        worlds[result.world] += 1
         counts["passed" if result.ok else "failed"] += 1
         counts.update(opened=result.opened, refused=result.refused, answers=result.answers)
         counts.update(steps=result.steps, seconds=int(result.time_s))
         if not result.ok:
             tell(result, as_json)
+        if time.monotonic() - told_at >= PROGRESS_S:
+            told_at = time.monotonic()
+            done = f"seed {result.seed}: {worlds.total()} of {seeds} seeds"
+            click.echo(f"{done}, {counts['failed']} failed, {told_at - began:.0f} s", err=True)
     seconds = round(time.monotonic() - began, 1)
-    tail = {"v": 1, "ok": not counts["failed"], "took_s": seconds, **_summary(counts)}
+    tail = {"v": 1, "ok": not counts["failed"], "took_s": seconds, "worlds": len(worlds)}
     say(
-        tail,
+        {**tail, **_summary(counts)},
         as_json,
-        f"{counts['passed']} ok, {counts['failed']} failed in {seconds} s: {counts['seconds']} s of"
-        f" virtual time, {counts['opened']} connections, {counts['answers']} answers",
+        f"{counts['passed']} ok, {counts['failed']} failed: {seeds} seeds, {len(worlds)} worlds,"
+        f" {counts['steps']} events, {counts['seconds']} s of virtual time,"
+        f" {counts['opened']} connections, {counts['answers']} answers, in {seconds} s",
     )
     return 1 if counts["failed"] else 0
 

@@ -100,7 +100,9 @@ class Answerer(Connection):
         if offer is not None and holds(
             offer.key, message.mac, opened.header.signing, message.signed
         ):
-            self.keys.add(offer.seq, offer.key)  # its CONFIRM was lost, but it has our ACCEPT
+            # Its CONFIRM was lost, but it has our ACCEPT: what we say next has to fit that.
+            self.keys.add(offer.seq, offer.key)
+            self.towards, self.hops = offer.towards, offer.hops
         try:
             self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:

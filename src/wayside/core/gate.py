@@ -326,6 +326,8 @@ class Gate:
         if said != crossing.far.destination and said not in message.returned:
             return [Dropped(DropReason.STALE, event.source)]
         onward = self._along(event, state)
+        if onward is None:
+            return [Dropped(DropReason.TOKEN, event.source)]
         if passage.stage is Stage.LIVE and header.seq in passage.seqs.confirmed:
             return [onward]
         return [onward, *self._confirm(passage, header.seq, state, now)]
@@ -372,13 +374,15 @@ class Gate:
             effects.append(ChangeRules(passage.cid, rules, gone))
         return effects
 
-    def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram:
-        """Pass a message on along the route, whichever way it goes. Spec: R-8.2."""
+    def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram | None:
+        """Pass a message on along its route, either way; None: this is not on it. Spec: R-8.2."""
         back = event.destination.ip == far_source(state).ip
         if state.onward is not None:
             back = event.source.ip == state.onward.ip
         if back:
             return SendDatagram(event.data, state.previous, state.here or event.source)
+        if not event.transit and state.onward is None:
+            return None
         onward = state.onward or event.destination
         return SendDatagram(event.data, onward, far_source(state).with_port(c.SIGNALING_PORT))
 
@@ -388,6 +392,8 @@ class Gate:
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
         onward = self._along(event, state)
+        if onward is None:
+            return [Dropped(DropReason.TOKEN, event.source)]
         passage = self.passages.get(event.header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [onward]

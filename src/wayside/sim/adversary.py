@@ -25,7 +25,6 @@ from wayside.core.codec import DecodeError, Header
 from wayside.core.crypto import SigningKey
 from wayside.core.messages import Message, decode
 from wayside.core.rule import Cid
-from wayside.kernel.packets import build_udp
 
 from .application import FORGED
 from .clock import EPOCH_S
@@ -35,7 +34,7 @@ from .host import HostBox
 from .link import Link
 from .network import Network, Node
 from .said import Said
-from .wire import Flag, build_tcp, packet_of
+from .wire import Flag, build_tcp, build_udp, packet_of
 
 SEEN_MAX = 200
 """Packets that somebody on the path remembers."""
@@ -88,7 +87,7 @@ class Adversary:
 
     def address_of(self, box: Node) -> Address:
         """Where a box is asked."""
-        return Address(box.interfaces[0].address, c.SIGNALING_PORT)
+        return box.interfaces[0].signaling
 
     @property
     def anybody(self) -> Node:
@@ -304,15 +303,19 @@ class Prober(Adversary):
 
     def act(self) -> None:
         """A packet of, or beside, a flow that somebody agreed to at some time, at each gate."""
-        flows = list(self.stage.said.agreed.values())
-        flows += [
-            Flow(asked.terms.transport, asked.terms.source, asked.terms.destination)
-            for asked in self.stage.said.asked.values()
-        ]
-        if not flows:
+        agreed, asked = self.stage.said.agreed, self.stage.said.asked
+        many = len(agreed) + len(asked)
+        if not many:
             return
         chance = self.chance
-        flow = chance.choice(flows[-4:] if chance.random() < 0.5 else flows)
+        which = chance.choice(
+            range(max(0, many - 4), many) if chance.random() < 0.5 else range(many)
+        )
+        if which < len(agreed):
+            flow = list(agreed.values())[which]
+        else:
+            terms = list(asked.values())[which - len(agreed)].terms
+            flow = Flow(terms.transport, terms.source, terms.destination)
         if chance.random() < 0.5:
             port = (flow.source.port + chance.choice((1, -1))) % 65536
             flow = Flow(flow.transport, flow.source.with_port(port), flow.destination)

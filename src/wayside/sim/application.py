@@ -15,11 +15,11 @@ from random import Random
 from wayside.core.address import Flow, Transport
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
 from wayside.core.rule import Cid
-from wayside.kernel.packets import Packet, build_udp
+from wayside.kernel.packets import Packet
 
 from .host import HostBox, Peer
 from .watch import Violation
-from .wire import TCP_HEADER_BYTES, Flag, build_tcp, numbers_of
+from .wire import TCP_HEADER_BYTES, Flag, build_tcp, build_udp, numbers_of
 
 REPEAT_FIRST_S = 0.3
 """First repetition of a segment or request; doubles, as TCP's does."""

@@ -12,13 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from wayside.core import constants as c
-from wayside.core.address import Address, Flow, Transport
+from wayside.core.address import Address
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import ChangeRules, Dropped, Effect, SendDatagram
-from wayside.core.events import ClockSet, DatagramReceived, Event, RulesFailed, TimePassed
+from wayside.core.effects import ChangeRules, Dropped, Effect, ReadRule, SendDatagram
+from wayside.core.events import (
+    ClockSet,
+    DatagramReceived,
+    Event,
+    RuleRead,
+    RulesFailed,
+    TimePassed,
+)
 from wayside.core.gate import Gate
 from wayside.core.host import Host
-from wayside.kernel.packets import build_udp
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .clock import LocalClock
@@ -26,7 +32,7 @@ from .kernel import Kernel
 from .network import Interface, Network, Node
 from .trace import datagram_note, report_note, rule_note
 from .watch import Step, Watcher
-from .wire import packet_of
+from .wire import build_udp, packet_of, signaling_flow
 
 CLOCK_CHECK_S = 30.0
 """How often an agent looks at the wall clock, as in runtime/driver.py."""
@@ -111,8 +117,12 @@ class Box(Node):
 
     def source_for(self, to: Address) -> Address | None:
         """Our own signaling address on the way to another."""
-        way = self.network.way(self, to.ip)
-        return Address(way.address, c.SIGNALING_PORT) if way else None
+        way = self.network.way(self, to.ip.packed)
+        return way.signaling if way else None
+
+    def may_speak_for(self, source: Address) -> bool:
+        """Whether datagrams can leave here with this source: a host's own address only."""
+        return source.ip.packed in self.own
 
     def signaling(self, raw: bytes, interface: Interface, transit: bool) -> None:
         """A signaling datagram came in."""
@@ -171,6 +181,8 @@ class Driver:
                 case ChangeRules():
                     self._change(effect, effects[at + 1 :])
                     return
+                case ReadRule():
+                    self._read(effect)
                 case Dropped():
                     self.dropped[effect.reason.value] += 1
                     self._note_report(effect)
@@ -180,11 +192,12 @@ class Driver:
                     self._box.perform(effect)
 
     def _send(self, effect: SendDatagram) -> None:
-        source = self._box.source_for(effect.destination)
-        if source is None or effect.destination.family != source.family:
+        source = effect.source or self._box.source_for(effect.destination)
+        if source is None or not self._box.may_speak_for(source):
             return
         self._note_datagram("datagram.sent", effect.data, effect.destination)
-        self._box.transmit(build_udp(Flow(Transport.UDP, source, effect.destination), effect.data))
+        flow = signaling_flow(source.with_port(c.SIGNALING_PORT), effect.destination)
+        self._box.transmit(build_udp(flow, effect.data))
 
     def _change(self, effect: ChangeRules, rest: list[Effect]) -> None:
         changes: list[Change] = [Remove(rule) for rule in effect.remove]
@@ -207,6 +220,15 @@ class Driver:
         for datagram in effect.then:
             self._send(datagram)
         self.perform(rest)
+
+    def _read(self, effect: ReadRule) -> None:
+        def tell(found: list[InstalledRule]) -> None:
+            if self._alive:
+                left = [rule.expires_s for rule in found if rule.expires_s is not None]
+                packets = sum(rule.packets for rule in found)
+                self.deliver(RuleRead(effect.cid, max(left, default=None), packets))
+
+        self._box.kernel.look_up(effect.matches, tell)
 
     def _watch_deadline(self) -> None:
         """Wake the machine at its deadline. An earlier wake-up than needed does no harm."""

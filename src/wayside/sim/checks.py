@@ -34,10 +34,11 @@ from wayside.core.opening import SIGNATURE_CONTEXT
 from wayside.core.policy import Direction, PolicyAction, Request
 from wayside.core.rule import Cid
 from wayside.kernel.memory import Verdict
-from wayside.kernel.plan import Change, FlowKey, Put, flow_key
+from wayside.kernel.plan import Change, InstalledRule, Put
 
 from .said import Said, sent_by
 from .watch import Site, Step, Watcher
+from .wire import FiveTuple, five_tuple, turned
 
 SETTLE_S = 3.0
 """What was decided must be in the kernel by then, however slow a fault has made that."""
@@ -61,22 +62,33 @@ class AgreementCheck(Watcher):
         self._said = said
         self._owner = owner
         self._closed: dict[tuple[str, Cid], float] = {}
-        self._pending: dict[tuple[str, FlowKey], bool] = {}
+        self._sealed: dict[tuple[str, Cid, bytes], bytes] = {}
+        self._pending: dict[tuple[str, FiveTuple], bool] = {}
 
     def on_step(self, step: Step) -> None:
         """A gate that sees a true CLOSE has to act on it."""
         if not isinstance(step.machine, Gate) or not isinstance(step.event, DatagramReceived):
             return
         name, data = step.site.name, step.event.data
-        if len(data) <= c.HEADER_BYTES or data[4] not in (Accept.TYPE, Close.TYPE):
+        if len(data) <= c.HEADER_BYTES or data[4] not in (Open.TYPE, Accept.TYPE, Close.TYPE):
             return
         cid = Cid(data[16:32])
+        sealed = (name, cid, data[8:16])
+        if data[4] == Open.TYPE:
+            if any(sent.data[4] == Open.TYPE for sent in sent_by(step.effects)):
+                self._sealed[sealed] = step.site.secret
+            return
         if data[4] == Accept.TYPE:
             if any(isinstance(effect, ChangeRules) and effect.put for effect in step.effects):
                 self._closed.pop((name, cid), None)
             return
-        # What a gate has forgotten, its token opens no more (R-8.2).
-        if data in self._said.closes and cid in step.machine.passages:
+        # A gate that lost power since has another secret, and cannot open the token in it.
+        if data not in self._said.closes or self._sealed.get(sealed) != step.site.secret:
+            return
+        # What a gate has forgotten, its token opens no more (R-8.2); so it must not forget what
+        # its kernel still lets through (R-5.9.2).
+        held = cid in step.machine.passages or any(one.rule.owner == cid for one in step.site.rules)
+        if held:
             self._closed.setdefault((name, cid), step.now)
 
     def on_died(self, site: Site, now: float) -> None:
@@ -84,12 +96,22 @@ class AgreementCheck(Watcher):
         for key in [key for key in self._closed if key[0] == site.name]:
             del self._closed[key]
 
+    def on_tick(self, sites: Sequence[Site], now: float) -> None:
+        """What was closed before a gate's eyes is shut, whether packets try it or not."""
+        if not self._closed:
+            return
+        for site in sites:
+            for found in site.rules:
+                closed = self._closed.get((site.name, found.rule.owner), now)
+                if now > closed + SETTLE_S:
+                    self.fail(f"{site.name} has {found.rule.match}, closed before its eyes")
+
     def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
         """A data packet passed a gate."""
         cids = self._agreed(flow)
         if cids is None:
             return
-        if self._pending.get((site.name, flow_key(flow)), False):
+        if self._pending.get((site.name, five_tuple(flow)), False):
             cids = [*cids, *self._accepted(flow)]
         if not cids:
             self.fail(f"{site.name} lets {flow} through, which its two ends did not agree to")
@@ -107,7 +129,7 @@ class AgreementCheck(Watcher):
             rule = change.rule
             if isinstance(change, Put) and rule.lifetime_s is not None:
                 pending = not rule.renewed_by_packets and rule.lifetime_s <= c.PENDING_S
-                self._pending[site.name, flow_key(rule.match)] = pending
+                self._pending[site.name, five_tuple(rule.match)] = pending
 
     def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
         """A host sent a packet by a rule."""
@@ -118,17 +140,19 @@ class AgreementCheck(Watcher):
     def _agreed(self, flow: Flow) -> list[Cid] | None:
         """The connections that the honest ones of both ends agreed to; None: none is honest."""
         found: list[Cid] | None = None
-        for end in (flow, flow.reversed()):
-            owner = self._owner(end.source.ip)
+        key = five_tuple(flow)
+        for end, its_key in ((flow.source, key), (flow.destination, turned(key))):
+            owner = self._owner(end.ip)
             if owner is not None and owner.honest:
-                consent = self._said.consent(owner.name, end)
+                consent = self._said.consent(owner.name, its_key)
                 found = [cid for cid in (consent if found is None else found) if cid in consent]
         return found
 
     def _accepted(self, flow: Flow) -> list[Cid]:
         """The connections whose responder agreed to this flow, whoever asked for it."""
-        ways = (flow_key(flow), flow_key(flow.reversed()))
-        return [cid for cid, agreed in self._said.agreed.items() if flow_key(agreed) in ways]
+        key = five_tuple(flow)
+        ways = (key, turned(key))
+        return [cid for cid, agreed in self._said.agreed.items() if five_tuple(agreed) in ways]
 
     def _allowed(self, gate: Gate, cid: Cid) -> bool:
         asked = self._said.asked.get(cid)
@@ -170,7 +194,7 @@ class LifetimeCheck(Watcher):
     name = "lifetime"
 
     def __init__(self) -> None:
-        self._bounds: dict[tuple[str, FlowKey], _Bound] = {}
+        self._bounds: dict[tuple[str, FiveTuple], _Bound] = {}
         self._orphans: dict[tuple[str, Cid], float] = {}
 
     def on_step(self, step: Step) -> None:
@@ -190,7 +214,7 @@ class LifetimeCheck(Watcher):
     def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
         """Reckon."""
         for change in changes:
-            key = (site.name, flow_key(change.rule.match))
+            key = (site.name, five_tuple(change.rule.match))
             lifetime_s = change.rule.lifetime_s
             if isinstance(change, Put) and lifetime_s is not None:
                 until = site.local_now + lifetime_s
@@ -198,7 +222,7 @@ class LifetimeCheck(Watcher):
 
     def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
         """A packet passed by a rule that must be in its lifetime, and may renew it."""
-        bound = self._bounds.get((site.name, flow_key(flow)))
+        bound = self._bounds.get((site.name, five_tuple(flow)))
         if bound is None or site.local_now > bound.until + 1e-3:
             self.fail(f"{site.name} lets {flow} through after the lifetime of its rule")
         elif bound.renewed:
@@ -207,24 +231,26 @@ class LifetimeCheck(Watcher):
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
         """Look at the kernels themselves."""
         for site in sites:
-            for found in site.rules:
-                bound = self._bounds.get((site.name, flow_key(found.rule.match)))
-                if found.rule.lifetime_s is not None and (
-                    bound is None or site.local_now > bound.until + 1e-3
-                ):
+            rules = site.rules
+            for found in rules:
+                if found.rule.lifetime_s is None:
+                    continue
+                bound = self._bounds.get((site.name, five_tuple(found.rule.match)))
+                if bound is None or site.local_now > bound.until + 1e-3:
                     self.fail(f"{site.name} has {found.rule.match} after its lifetime")
-            self._look_for_orphans(site, now)
+            if rules or self._orphans:
+                self._look_for_orphans(site, rules, now)
 
     def on_died(self, site: Site, now: float) -> None:
         """Whoever is dead cannot tidy up."""
         for key in [key for key in self._orphans if key[0] == site.name]:
             del self._orphans[key]
 
-    def _look_for_orphans(self, site: Site, now: float) -> None:
+    def _look_for_orphans(self, site: Site, rules: Sequence[InstalledRule], now: float) -> None:
         machine = site.machine
         if machine is None:
             return
-        present = {found.rule.owner: found.rule for found in site.rules}
+        present = {found.rule.owner: found.rule for found in rules}
         for cid, rule in present.items():
             if _is_wanted(machine, cid):
                 self._orphans.pop((site.name, cid), None)
@@ -265,8 +291,9 @@ class AuthenticationCheck(Watcher):
             if isinstance(machine, Gate)
             else {cid: connection.state for cid, connection in machine.connections.items()}
         )
-        before = self._known.get(step.site.name)
-        self._known[step.site.name] = now
+        name = step.site.name
+        before = self._known.get(name)
+        self._known[name] = now
         if before is None or now == before or not isinstance(step.event, DatagramReceived):
             return
         for cid, state in now.items():
@@ -335,6 +362,14 @@ def _terms(message: Message) -> OpenTerms | AcceptTerms:
     return decode_body(AcceptTerms, message.signed)
 
 
+_Account = tuple[str, int, int]
+"""A box, and the address and port of whom it hears of or sends to."""
+
+
+def _account(name: str, address: Address) -> _Account:
+    return name, int(address.ip), address.port
+
+
 class AmplificationCheck(Watcher):
     """No end and no gate sends an unproved source more than it received.
 
@@ -346,51 +381,51 @@ class AmplificationCheck(Watcher):
 
     name = "amplification"
 
-    def __init__(self, said: Said, owner: Owner) -> None:
+    def __init__(self, said: Said, name_of: Callable[[IP], str]) -> None:
         self._said = said
-        self._owner = owner
-        self._credit: dict[tuple[str, Address], int] = {}
-        self._free: set[tuple[str, Address]] = set()
-        self._cookies: set[tuple[str, Address, bytes]] = set()
+        self._name_of = name_of
+        self._credit: dict[_Account, int] = {}
+        self._free: set[_Account] = set()
+        self._cookies: set[tuple[_Account, bytes]] = set()
 
     def on_step(self, step: Step) -> None:
         """Keep the books."""
         name, event = step.site.name, step.event
         relayed, towards = 0, None
         if isinstance(event, OpenRequested):
-            self._free.add((name, event.signaling))
+            self._free.add(_account(name, event.signaling))
         if isinstance(event, DatagramReceived):
-            account = (name, event.source)
-            self._credit[account] = self._credit.get(account, 0) + len(event.data)
-            self._look_for_proof(name, event)
+            source = _account(name, event.source)
+            self._credit[source] = self._credit.get(source, 0) + len(event.data)
+            self._look_for_proof(source, event)
             relayed = len(event.data)
             towards = event.destination if event.transit else None
         for datagram in sent_by(step.effects):
             to, size = datagram.destination, len(datagram.data)
-            if to == towards or (name, to) in self._free:
+            account = _account(name, to)
+            if account in self._free or to == towards:
                 continue
             if isinstance(event, DatagramReceived) and event.source != to and size <= relayed:
                 relayed -= size
                 continue
-            self._pay(name, to, size)
+            self._pay(account, to, size)
             if datagram.data[4] == Challenge.TYPE:
                 message = _decoded(datagram.data)
                 if isinstance(message, Challenge):
-                    self._cookies.add((name, to, message.proof))
+                    self._cookies.add((account, message.proof))
 
-    def _pay(self, name: str, to: Address, size: int) -> None:
-        left = self._credit.get((name, to), 0) - size
-        self._credit[name, to] = left
+    def _pay(self, account: _Account, to: Address, size: int) -> None:
+        left = self._credit.get(account, 0) - size
+        self._credit[account] = left
         if left < 0:
-            self.fail(f"{name} sends {to}, which has proved nothing, {-left} bytes too many")
+            self.fail(f"{account[0]} sends {to}, which has proved nothing, {-left} bytes too many")
 
-    def _look_for_proof(self, name: str, event: DatagramReceived) -> None:
-        data, source = event.data, event.source
+    def _look_for_proof(self, account: _Account, event: DatagramReceived) -> None:
+        data = event.data
         for at in range(data[6] if len(data) > c.HEADER_BYTES else 0):
             start = c.HEADER_BYTES + at * c.PROOF_BYTES
-            if (name, source, data[start : start + c.PROOF_BYTES]) in self._cookies:
-                self._free.add((name, source))
-        if data[4:5] == bytes([Confirm.TYPE]):
-            owner = self._owner(source.ip)
-            if owner is not None and (owner.name, data) in self._said.passed_on:
-                self._free.add((name, source))
+            if (account, data[start : start + c.PROOF_BYTES]) in self._cookies:
+                self._free.add(account)
+        confirms = data[4:5] == bytes([Confirm.TYPE])
+        if confirms and (self._name_of(event.source.ip), data) in self._said.passed_on:
+            self._free.add(account)

@@ -56,9 +56,6 @@ HOST_KINDS = (Kind.LINK_DOWN, Kind.READDRESS, Kind.SPOOF, Kind.POSE)
 GATE_KINDS = (Kind.LIE,)
 WORLD_KINDS = (Kind.GUESS, Kind.FLOOD)
 
-NOT_DRAWN = (Kind.POSE,)
-"""Known to break a promise (docs/simulator.md); tests/sim/test_known.py says when it does not."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -95,7 +92,7 @@ def draw(chance: Random, targets: Targets, count: int, until: float) -> tuple[Fa
     """A schedule of so many faults, all over by `until`."""
     found: list[Fault] = []
     for _ in range(count):
-        kind = chance.choice([kind for kind in Kind if kind not in NOT_DRAWN])
+        kind = chance.choice(list(Kind))
         where = _places(kind, targets)
         target = chance.choice(where) if where else ""
         at = chance.uniform(0.5, until - 1)

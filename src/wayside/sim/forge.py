@@ -95,7 +95,7 @@ def forged_answer(
                 key.public,
                 answered,
                 hops_hash(hops),
-                ends.source,
+                chance.randbytes(c.CHECK_BYTES),
                 ends.destination,
                 ephemeral_public(chance.randbytes(32)),
                 60,
@@ -109,7 +109,7 @@ def forged_answer(
         case 2:
             made = Close(chance.randbytes(16), "closed by somebody", hops)
         case 3:
-            made = Confirm(chance.randbytes(32), chance.randbytes(16), hops)
+            made = Confirm(chance.randbytes(32), chance.randbytes(16), chance.randbytes(16), hops)
         case _:
             made = Challenge(chance.randbytes(c.PROOF_BYTES), hops)
     return encode(Header(made.TYPE, header.seq, header.cid), made)
@@ -125,7 +125,6 @@ def _in_the_name_of_the_peer(message: Open, terms: AcceptTerms) -> AcceptTerms:
     return replace(
         terms,
         from_key=asked.to_key,
-        source=asked.source,
         destination=asked.destination.with_port(port),
     )
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from wayside.core import constants as c
-from wayside.core.address import Flow, Transport
+from wayside.core.address import Address, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.effects import Effect
-from wayside.core.gate import Gate, GateContext
+from wayside.core.forwarding import GateContext
+from wayside.core.gate import Gate
 from wayside.core.identity import Names
 from wayside.core.policy import Policy
 from wayside.core.route import TokenBox
 from wayside.core.rule import Action
-from wayside.kernel.plan import flow_key
 
 from .box import Box, Driver
 from .network import Interface, Network
 from .watch import Watcher
-from .wire import packet_of, quoted_flow
+from .wire import destination_of, five_tuple, packet_of, quoted_flow, turned
 
 SIDES = ("inside", "outside")
 
@@ -102,20 +102,24 @@ class GateBox(Box):
             self.watch.on_admitted(self, flow, verdict, self.place.clock.now)
             self.forward(raw)
             return
-        ours = self.owns(flow.destination.ip)
+        ours = destination_of(raw) in self.own
         if flow.transport is Transport.UDP and flow.destination.port == c.SIGNALING_PORT:
             if ours or interface.side in SIDES:
                 self.signaling(raw, interface, transit=not ours)
             return
         if not ours:
-            self._cross(raw, flow, interface)
+            self._cross(raw, interface)
+
+    def may_speak_for(self, source: Address) -> bool:
+        """Anybody: a gate's socket is transparent."""
+        return True
 
     def perform(self, effect: Effect) -> None:
         """A gate's reports are for its log."""
 
-    def _cross(self, raw: bytes, flow: Flow, interface: Interface) -> None:
+    def _cross(self, raw: bytes, interface: Interface) -> None:
         """No rule fits: between the sides nothing goes."""
-        way = self.network.way(self, flow.destination.ip)
+        way = self.network.way(self, destination_of(raw))
         if way is not None and not _between(interface, way):
             self.forward(raw)
 
@@ -124,8 +128,9 @@ class GateBox(Box):
         about = quoted_flow(raw)
         if about is None:
             return
-        wanted = (flow_key(about), flow_key(about.reversed()))
-        if any(flow_key(found.rule.match) in wanted for found in self.rules):
+        key = five_tuple(about)
+        wanted = (key, turned(key))
+        if any(five_tuple(found.rule.match) in wanted for found in self.rules):
             self.forward(raw)
 
 

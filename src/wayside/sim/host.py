@@ -34,7 +34,7 @@ from wayside.core.rule import Action, Cid
 from wayside.core.saved import read_saved
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.icmp import translate_error
-from wayside.kernel.packets import Packet, build_refusal, build_udp
+from wayside.kernel.packets import Packet, build_refusal
 from wayside.kernel.plan import Change, KernelError, Remove
 
 from .box import Box, Driver
@@ -43,7 +43,7 @@ from .network import Interface, Network
 from .silence import Silence
 from .sockets import Sockets
 from .watch import Watcher
-from .wire import icmp_of, packet_of, rewritten
+from .wire import build_udp, destination_of, icmp_of, packet_of, rewritten
 
 ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
 
@@ -264,7 +264,7 @@ class HostBox(Box):
             self._error(raw)
             return
         flow = packet.flow
-        if not self.owns(flow.destination.ip):
+        if destination_of(raw) not in self.own:
             return
         verdict = self.kernel.plane.verdict(flow, len(raw))
         if verdict.action is Action.REWRITE:

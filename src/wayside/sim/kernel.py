@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 
-from wayside.kernel.memory import MemoryDataPlane
+from wayside.core.address import Flow
+from wayside.kernel.memory import MemoryDataPlane, Verdict
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put
 
 from .clock import Clock, LocalClock
+from .wire import five_tuple
 
 Done = Callable[[KernelError | None], None]
+Found = Callable[[list[InstalledRule]], None]
 Applied = Callable[[Sequence[Change]], None]
 
 
@@ -36,6 +40,33 @@ class _Asked:
     fails: bool
 
 
+class _Plane(MemoryDataPlane):
+    """The data plane's double, which looks for rules that are over only when one can be."""
+
+    _soonest = 0.0
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make all changes or none."""
+        super().apply(changes)
+        self._soonest = 0.0
+
+    def verdict(self, flow: Flow, octets: int = 0) -> Verdict:
+        """Show a packet to the rules."""
+        return super().verdict(flow, octets) if self._held else Verdict(None, flow)
+
+    def rules(self) -> list[InstalledRule]:
+        """All rules that are in force."""
+        return super().rules() if self._held else []
+
+    def _expire(self) -> None:
+        # A packet makes a rule live longer, never shorter: what was the soonest still is, or later.
+        if self._clock() < self._soonest:
+            return
+        super()._expire()
+        ends = [one.expires_at for one in self._held.values() if one.expires_at is not None]
+        self._soonest = min(ends, default=inf)
+
+
 class Kernel:
     """Rules and the queue in front of them. `applied` is told of every change that was made."""
 
@@ -44,7 +75,7 @@ class Kernel:
     ) -> None:
         self.nature = KernelConditions()
         self.conditions = KernelConditions()
-        self.plane = MemoryDataPlane(lambda: local.now, lifetime_s)
+        self.plane = _Plane(lambda: local.now, lifetime_s)
         self._clock = clock
         self._local = local
         self._lifetime_s = lifetime_s
@@ -65,6 +96,15 @@ class Kernel:
         """All rules in force."""
         return self.plane.rules()
 
+    def look_up(self, matches: Sequence[Flow], done: Found) -> None:
+        """What there is of these rules; `done` hears it when the kernel has looked."""
+        keys = [five_tuple(match) for match in matches]
+
+        def look() -> None:
+            done([found for found in self.rules() if five_tuple(found.rule.match) in keys])
+
+        self._clock.after(self.conditions.latency_s, look)
+
     def agent_died(self) -> None:
         """What waits is lost; what is under way may have been done, and nobody hears of it."""
         self._waiting.clear()
@@ -76,7 +116,7 @@ class Kernel:
         """The machine starts: there are no rules."""
         self._waiting.clear()
         self._batch = []
-        self.plane = MemoryDataPlane(lambda: self._local.now, self._lifetime_s)
+        self.plane = _Plane(lambda: self._local.now, self._lifetime_s)
 
     def _begin(self) -> None:
         self._batch, self._waiting = self._waiting, []

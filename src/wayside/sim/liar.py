@@ -44,4 +44,4 @@ class Liar:
     def _bend_datagram(self, effect: SendDatagram) -> SendDatagram:
         if self._chance.random() >= self._probability:
             return effect
-        return SendDatagram(bent(effect.data, self._chance), effect.destination)
+        return replace(effect, data=bent(effect.data, self._chance))

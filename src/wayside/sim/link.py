@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -78,6 +79,9 @@ class Link:
 
     def send(self, raw: bytes, towards: int) -> None:
         """Put a packet in; it comes out at the end `towards`."""
+        if not self.taps:
+            self.inject(raw, towards)
+            return
         packets = [raw]
         for tap in self.taps:
             packets = [more for one in packets for more in tap.see(one, towards)]
@@ -86,12 +90,12 @@ class Link:
 
     def inject(self, raw: bytes, towards: int) -> None:
         """As `send`, past those who sit on the path: from one of them."""
-        now, chance, state = self.clock.now, self.chance, self.conditions
+        now, random, state = self.clock.now, self.chance.random, self.conditions
         self.counters.sent += 1
         # Every packet draws the same numbers, whatever becomes of it.
-        lost, twice, late, jitter = (chance.random() for _ in range(4))
+        lost, twice, late, jitter = random(), random(), random(), random()
         way = self._ways[towards]
-        start = max(now, way.free_at)
+        start = now if now > way.free_at else way.free_at
         if state.cut or lost < state.loss or start - now > QUEUE_S_MAX:
             self.counters.lost += 1
             return
@@ -102,7 +106,8 @@ class Link:
         if late < state.reorder:
             arrival += 2 * state.delay_s + state.jitter_s
         else:
-            arrival = way.last_at = max(arrival, way.last_at)
-        self.clock.at(arrival, lambda: way.deliver(raw))
+            arrival = max(arrival, way.last_at)
+            way.last_at = arrival
+        self.clock.at(arrival, partial(way.deliver, raw))
         if twice < state.duplicate:
-            self.clock.at(arrival + state.delay_s, lambda: way.deliver(raw))
+            self.clock.at(arrival + state.delay_s, partial(way.deliver, raw))

@@ -14,7 +14,7 @@ from enum import Enum
 from wayside.core.address import Address, Flow, Transport
 
 from .network import Interface, Network, Node
-from .wire import packet_of, rewritten
+from .wire import destination_of, packet_of, rewritten
 
 FIRST_PORT = 20_000
 MAPPINGS_MAX = 4096
@@ -95,7 +95,7 @@ class Nat(Node):
             self._inwards(raw, Flow(flow.transport, source, flow.destination))
 
     def _outwards(self, raw: bytes, flow: Flow) -> None:
-        way = self.network.way(self, flow.destination.ip)
+        way = self.network.way(self, destination_of(raw))
         if way is not None and way.side == "inside":
             self.forward(raw)
             return

@@ -11,12 +11,13 @@ from collections import deque
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from wayside.core.address import IP
+from wayside.core.address import IP, Address
+from wayside.core.constants import SIGNALING_PORT
 
 from .chance import Chance
 from .clock import Clock
-from .link import Conditions, Deliver, Link
-from .trace import Trace
+from .link import Conditions, Link
+from .trace import Trace, packet_mark
 from .wire import destination_of, packet_of, too_big
 
 HOSTS_PER_LINK_MAX = 250
@@ -27,19 +28,34 @@ _REAL = {4: IPv4Network("10.0.0.0/8"), 6: IPv6Network("fd00::/32")}
 
 @dataclass(slots=True, eq=False)
 class Interface:
-    """One end of a link. `side`: a gate's zone, or a NAT's."""
+    """One end of a link. `signaling`: its address, and the port where it is asked.
+
+    `side`: a gate's zone, or a NAT's.
+    """
 
     node: Node
     link: Link
     end: int
-    address: IP
+    signaling: Address
     side: str = ""
     up: bool = True
+    _mark: bytes = b""
 
-    def send(self, raw: bytes) -> None:
-        """Put a packet into the link."""
+    def __post_init__(self) -> None:
+        self._mark = packet_mark(self.node.name)
+
+    @property
+    def address(self) -> IP:
+        """Its address."""
+        return self.signaling.ip
+
+    def deliver(self, raw: bytes) -> None:
+        """A packet came out of the link."""
+        node = self.node
         if self.up:
-            self.link.send(raw, 1 - self.end)
+            place = node.place
+            place.trace.packet(place.clock.now, self._mark, raw)
+            node.receive(raw, self)
 
 
 @dataclass(slots=True)
@@ -58,33 +74,28 @@ class Node:
 
     def __init__(self, network: Network, name: str) -> None:
         self.network = network
+        self.place = network.place
         self.name = name
         self.interfaces: list[Interface] = []
+        self.own: set[bytes] = set()
+        """Its addresses, packed."""
         network.nodes[name] = self
-
-    @property
-    def place(self) -> Place:
-        """The world around."""
-        return self.network.place
 
     def receive(self, raw: bytes, interface: Interface) -> None:
         """A packet came in."""
         raise NotImplementedError
 
-    def owns(self, ip: IP) -> bool:
-        """Whether this is an address of ours."""
-        return any(interface.address == ip for interface in self.interfaces)
-
     def transmit(self, raw: bytes) -> int | None:
         """Send a packet on its way; the MTU of the next link when it does not fit in there."""
-        ip = destination_of(raw)
-        way = self.network.way(self, ip) if ip is not None else None
+        way = self.network.way(self, destination_of(raw))
         if way is None:
             return None
-        mtu = way.link.conditions.mtu
+        link = way.link
+        mtu = link.conditions.mtu
         if len(raw) > mtu:
             return mtu
-        way.send(raw)
+        if way.up:
+            link.send(raw, 1 - way.end)
         return None
 
     def forward(self, raw: bytes) -> None:
@@ -94,12 +105,6 @@ class Node:
         if mtu is not None and packet is not None:
             self.transmit(too_big(packet, mtu))
 
-    def arrived(self, raw: bytes, interface: Interface) -> None:
-        """A packet came out of a link."""
-        if interface.up:
-            self.place.trace.packet(self.place.clock.now, self.name, raw)
-            self.receive(raw, interface)
-
 
 class Router(Node):
     """Forwards, and nothing else."""
@@ -108,8 +113,7 @@ class Router(Node):
 
     def receive(self, raw: bytes, interface: Interface) -> None:
         """Send it on."""
-        ip = destination_of(raw)
-        if ip is not None and not self.owns(ip):
+        if destination_of(raw) not in self.own:
             self.forward(raw)
 
 
@@ -121,9 +125,10 @@ class Network:
         self.family = family
         self.nodes: dict[str, Node] = {}
         self.links: dict[str, Link] = {}
-        self.owners: dict[IP, Node] = {}
+        self._owners: dict[int, Node] = {}
         self._ends: dict[str, tuple[Interface, Interface]] = {}
-        self._distances: dict[IP, dict[str, int]] = {}
+        self._distances: dict[bytes, dict[str, int]] = {}
+        self._ways: dict[tuple[str, bytes], Interface | None] = {}
         self._given: dict[str, int] = {}
 
     def connect(
@@ -142,13 +147,16 @@ class Network:
         made: list[Interface] = []
         for end, (node, side) in enumerate(zip((a, b), sides, strict=True)):
             interface = Interface(node, link, end, self._new_address(name), side)
-            self.owners[interface.address] = node
             node.interfaces.append(interface)
-            link.attach(end, _receiver(node, interface))
+            link.attach(end, interface.deliver)
             made.append(interface)
         self._ends[name] = (made[0], made[1])
-        self._distances.clear()
+        self._changed(*made)
         return link
+
+    def owner(self, ip: IP) -> Node | None:
+        """Whose address this is, or was last."""
+        return self._owners.get(int(ip))
 
     def is_real(self, ip: IP) -> bool:
         """Whether an address is of this network, and not one that a host made up for itself."""
@@ -157,25 +165,35 @@ class Network:
     def readdress(self, interface: Interface) -> None:
         """Give an interface a new address of the same link; the old one is nobody's any more.
 
-        `owners` goes on to remember whose an address was last.
+        `owner` goes on to know whose an address was last.
         """
-        interface.address = self._new_address(interface.link.name)
-        self.owners[interface.address] = interface.node
-        self._distances.clear()
+        interface.signaling = self._new_address(interface.link.name)
+        self._changed(interface)
+
+    def switch(self, interface: Interface, up: bool) -> None:
+        """Take an interface up or down."""
+        interface.up = up
+        self._ways.clear()
 
     def ends(self, link: str) -> tuple[Interface, Interface]:
         """The two interfaces of a link."""
         return self._ends[link]
 
-    def way(self, node: Node, ip: IP) -> Interface | None:
-        """The interface by which a box sends to an address; None when there is no way."""
-        distances = self._distances_to(ip)
+    def way(self, node: Node, to: bytes) -> Interface | None:
+        """The interface by which a box sends to an address, packed; None when there is no way."""
+        key = (node.name, to)
+        if key not in self._ways:
+            self._ways[key] = self._find_way(node, to)
+        return self._ways[key]
+
+    def _find_way(self, node: Node, to: bytes) -> Interface | None:
+        distances = self._distances_to(to)
         best: tuple[int, Interface] | None = None
         for interface in node.interfaces:
             other = self._ends[interface.link.name][1 - interface.end]
             if not interface.up:
                 continue
-            if other.address == ip:
+            if other.address.packed == to:
                 return interface
             distance = distances.get(other.node.name)
             if distance is None or not other.node.forwards:
@@ -184,16 +202,16 @@ class Network:
                 best = (distance, interface)
         return best[1] if best else None
 
-    def _distances_to(self, ip: IP) -> dict[str, int]:
+    def _distances_to(self, to: bytes) -> dict[str, int]:
         """Hops from every forwarding box to the link that an address is on."""
-        found = self._distances.get(ip)
+        found = self._distances.get(to)
         if found is not None:
             return found
-        found = self._distances[ip] = {}
+        found = self._distances[to] = {}
         queue: deque[tuple[Node, int]] = deque()
         for node in self.nodes.values():
             for interface in node.interfaces:
-                if interface.address == ip:
+                if interface.address.packed == to:
                     other = self._ends[interface.link.name][1 - interface.end]
                     queue += [(node, 0), (other.node, 1)]
         while queue:
@@ -208,15 +226,20 @@ class Network:
                 queue.append((other.node, distance + 1))
         return found
 
-    def _new_address(self, link: str) -> IP:
+    def _changed(self, *interfaces: Interface) -> None:
+        """These interfaces have new addresses, so there are other ways to them."""
+        for interface in interfaces:
+            node = interface.node
+            self._owners[int(interface.address)] = node
+            node.own = {one.address.packed for one in node.interfaces}
+        self._distances.clear()
+        self._ways.clear()
+
+    def _new_address(self, link: str) -> Address:
         number = list(self.links).index(link) + 1
         given = self._given[link] = self._given.get(link, 0) + 1
         if given > HOSTS_PER_LINK_MAX:
             raise ValueError(f"no address is left on {link}")
         if self.family == 4:
-            return IPv4Address(f"10.{number}.0.{given}")
-        return IPv6Address(f"fd00:{number:x}::{given:x}")
-
-
-def _receiver(node: Node, interface: Interface) -> Deliver:
-    return lambda raw: node.arrived(raw, interface)
+            return Address(IPv4Address(f"10.{number}.0.{given}"), SIGNALING_PORT)
+        return Address(IPv6Address(f"fd00:{number:x}::{given:x}"), SIGNALING_PORT)

@@ -18,15 +18,16 @@ from wayside.core.messages import (
     AcceptTerms,
     Close,
     Confirm,
+    Hop,
     Open,
     OpenTerms,
     Reject,
     decode,
 )
 from wayside.core.rule import Cid
-from wayside.kernel.plan import FlowKey, flow_key
 
 from .watch import Step, Watcher
+from .wire import FiveTuple, five_tuple
 
 
 def sent_by(effects: list[Effect]) -> Iterator[SendDatagram]:
@@ -36,6 +37,9 @@ def sent_by(effects: list[Effect]) -> Iterator[SendDatagram]:
             yield effect
         elif isinstance(effect, ChangeRules):
             yield from effect.then
+
+
+_NONE: dict[Cid, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +62,25 @@ class Said(Watcher):
         self.closes: set[bytes] = set()
         self.confirms: set[tuple[Cid, bytes]] = set()
         self.passed_on: set[tuple[str, bytes]] = set()
-        self.consents: dict[tuple[str, FlowKey], dict[Cid, float]] = {}
+        self.consents: dict[tuple[str, FiveTuple], dict[Cid, float]] = {}
         self.agreed: dict[Cid, Flow] = {}
         """The last flow that a responder agreed to, from initiator to responder."""
 
     def on_step(self, step: Step) -> None:
         """Write down what was said."""
+        if not step.effects:
+            return
         for datagram in sent_by(step.effects):
             if datagram.data[4] == Confirm.TYPE:
                 self.passed_on.add((step.site.name, datagram.data))
             if isinstance(step.machine, Host):
                 self._said(step, datagram.data)
 
-    def consent(self, site: str, flow: Flow) -> dict[Cid, float]:
+    def consent(self, site: str, flow: FiveTuple) -> dict[Cid, float]:
         """The cids of connections in which this box agreed to send with this 5-tuple."""
-        open_port = Flow(flow.transport, flow.source, flow.destination.with_port(0))
-        exact = self.consents.get((site, flow_key(flow)), {})
-        chosen = self.consents.get((site, flow_key(open_port)), {})
-        return {**exact, **chosen}
+        exact = self.consents.get((site, flow), _NONE)
+        chosen = self.consents.get((site, (*flow[:4], 0)))
+        return {**exact, **chosen} if chosen else exact
 
     def _said(self, step: Step, data: bytes) -> None:
         header, message = decode(data)
@@ -88,9 +93,11 @@ class Said(Watcher):
             case Accept():
                 terms = decode_body(AcceptTerms, message.signed)
                 self.signed.add(message.signed)
-                self._consents(step, header, terms.source, terms.destination)
-                transport = self._wire(step, header).transport
-                self.agreed[header.cid] = Flow(transport, terms.source, terms.destination)
+                asked, wire = self.asked.get(header.cid), self._wire(step, header)
+                told = asked.terms.source if asked else wire.destination
+                source = _source_behind(message.hops, told)
+                self._consents(step, header, source, terms.destination)
+                self.agreed[header.cid] = Flow(wire.transport, source, terms.destination)
             case Confirm():
                 self.confirms.add((header.cid, message.mac))
                 # The responder may have chosen another port than was asked for: this says yes.
@@ -113,4 +120,10 @@ class Said(Watcher):
         flow = Flow(ours.transport, initiator, responder)
         if ours.source != initiator:
             flow = flow.reversed()
-        self.consents.setdefault((step.site.name, flow_key(flow)), {})[header.cid] = step.now
+        self.consents.setdefault((step.site.name, five_tuple(flow)), {})[header.cid] = step.now
+
+
+def _source_behind(hops: tuple[Hop, ...], source: Address) -> Address:
+    """Where the flow comes from as the responder sees it: the last hop that rewrote it says."""
+    told = [hop.source for hop in hops if hop.source is not None]
+    return told[-1] if told else source

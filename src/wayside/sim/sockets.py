@@ -7,7 +7,7 @@ from typing import Protocol
 from wayside.core.address import Flow, Transport
 from wayside.kernel.packets import Packet
 
-from .wire import mtu_told, quoted_flow
+from .wire import FiveTuple, five_tuple, mtu_told, quoted_flow, turned
 
 
 class Socket(Protocol):
@@ -34,12 +34,12 @@ class Sockets:
     """Connected sockets by the flow of what they send, and listening ones by port."""
 
     def __init__(self) -> None:
-        self._connected: dict[Flow, Socket] = {}
+        self._connected: dict[FiveTuple, Socket] = {}
         self._listening: dict[tuple[Transport, int], Socket] = {}
 
     def connect(self, flow: Flow, socket: Socket) -> None:
         """This socket sends with this 5-tuple."""
-        self._connected[flow] = socket
+        self._connected[five_tuple(flow)] = socket
 
     def listen(self, transport: Transport, port: int, socket: Socket) -> None:
         """This socket takes whatever comes to this port; it stays over a restart of the machine."""
@@ -47,11 +47,11 @@ class Sockets:
 
     def forget(self, flow: Flow) -> None:
         """A connected socket is closed."""
-        self._connected.pop(flow, None)
+        self._connected.pop(five_tuple(flow), None)
 
     def has(self, flow: Flow) -> bool:
         """Whether there is a connected socket that sends with this 5-tuple."""
-        return flow in self._connected
+        return five_tuple(flow) in self._connected
 
     def clear(self) -> None:
         """The machine went down, and all its programs with it."""
@@ -63,7 +63,7 @@ class Sockets:
     def deliver(self, packet: Packet) -> bool:
         """Give a packet to its socket; False when there is none."""
         flow = packet.flow
-        socket = self._connected.get(flow.reversed())
+        socket = self._connected.get(turned(five_tuple(flow)))
         if socket is None:
             socket = self._listening.get((flow.transport, flow.destination.port))
         if socket is None:
@@ -74,7 +74,7 @@ class Sockets:
     def error(self, raw: bytes) -> None:
         """An ICMP error, to the socket whose packet it is about."""
         about = quoted_flow(raw)
-        socket = self._connected.get(about) if about else None
+        socket = self._connected.get(five_tuple(about)) if about else None
         if socket is None:
             return
         mtu = mtu_told(raw)

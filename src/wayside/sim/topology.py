@@ -13,9 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from wayside.core.address import Address, Transport
+from wayside.core.address import Transport
 from wayside.core.admission import Budget
-from wayside.core.constants import SIGNALING_PORT
 from wayside.core.host import Offered
 from wayside.core.identity import PeerIdentity
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
@@ -267,5 +266,4 @@ def _side(node: Node) -> str:
 
 
 def _peer(server: HostBox) -> Peer:
-    address = Address(server.interfaces[0].address, SIGNALING_PORT)
-    return Peer(PeerIdentity(server.key), address)
+    return Peer(PeerIdentity(server.key), server.interfaces[0].signaling)

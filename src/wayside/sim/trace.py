@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import get_args
 
+from wayside.core.address import Flow
 from wayside.core.effects import (
     ChangeRules,
     Dropped,
     Effect,
+    FindLocation,
+    KeepLocation,
     ReportClosed,
     ReportOpened,
     ReportRefused,
@@ -23,6 +27,15 @@ from wayside.core.effects import (
 from wayside.core.events import DatagramReceived, Event
 from wayside.core.messages import MESSAGES
 from wayside.core.rule import Action, Rule
+
+from .memory import Memory
+from .wire import five_tuple
+
+_HEAD = struct.Struct("!dI").pack
+_NAMES = {kind: f"<< {kind.__name__}\n".encode() for kind in get_args(Effect)}
+
+PARTS_MAX = 1000
+"""What is hashed in one go."""
 
 NOTES_MAX = 200_000
 """A ladder of more is read by nobody; what is beyond is counted."""
@@ -84,15 +97,20 @@ class Trace:
         self.notes: list[Note] = []
         self.lost = 0
         self._hash = hashlib.blake2b(digest_size=16)
+        self._parts: list[bytes] = []
 
     @property
     def hash(self) -> str:
         """The hash of all that happened so far, 32 hex digits."""
+        self._flush()
         return self._hash.hexdigest()
 
-    def packet(self, now: float, node: str, raw: bytes) -> None:
-        """A box received a packet."""
-        self._fold(now, node, "packet", raw)
+    def packet(self, now: float, mark: bytes, raw: bytes) -> None:
+        """A box received a packet; `mark`: packet_mark of the box."""
+        parts = self._parts
+        parts += (_HEAD(now, len(raw)), mark, raw)
+        if len(parts) > PARTS_MAX:
+            self._flush()
 
     def word(self, now: float, node: str, text: str) -> None:
         """Something else happened: a fault, an application's doing."""
@@ -115,25 +133,47 @@ class Trace:
             self.lost += 1
 
     def _fold(self, now: float, node: str, what: str, data: bytes) -> None:
-        self._hash.update(struct.pack("!dI", now, len(data)))
-        self._hash.update(f"{node} {what}\n".encode())
-        self._hash.update(data)
+        parts = self._parts
+        parts += (_HEAD(now, len(data)), f"{node} {what}\n".encode(), data)
+        if len(parts) > PARTS_MAX:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._hash.update(b"".join(self._parts))
+        self._parts.clear()
 
     def _effect(self, effect: Effect) -> None:
-        self._hash.update(f"<< {type(effect).__name__}\n".encode())
+        parts = self._parts
+        parts.append(_NAMES[type(effect)])
         match effect:
             case SendDatagram():
-                self._hash.update(effect.data + effect.destination.pack())
+                parts += (effect.data, effect.destination.pack())
             case ChangeRules():
                 for sign, rules in ((b"+", effect.put), (b"-", effect.remove)):
                     for rule in rules:
-                        self._hash.update(sign + rule.owner + str(rule.match).encode())
+                        parts += (sign, rule.owner, _flow_text(rule.match))
                 for datagram in effect.then:
-                    self._hash.update(datagram.data + datagram.destination.pack())
+                    parts += (datagram.data, datagram.destination.pack())
             case Dropped():
-                self._hash.update(effect.reason.value.encode())
+                parts.append(effect.reason.value.encode())
+            case KeepLocation() | FindLocation():
+                parts.append(effect.key)
             case _:
-                self._hash.update(effect.cid)
+                parts.append(effect.cid)
+
+
+def packet_mark(node: str) -> bytes:
+    """What stands in the trace before a packet that this box received."""
+    return f"{node} packet\n".encode()
+
+
+_TEXTS: Memory[tuple[int, ...], bytes] = Memory(1024)
+
+
+def _flow_text(flow: Flow) -> bytes:
+    key = (flow.transport, *five_tuple(flow))
+    known = _TEXTS.new.get(key)
+    return known if known is not None else _TEXTS.keep(key, str(flow).encode())
 
 
 def datagram_note(time: float, node: str, role: str, event: str, data: bytes, peer: str) -> Note:

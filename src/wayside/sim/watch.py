@@ -32,6 +32,8 @@ class Site(Protocol):
 
     name: str
     honest: bool
+    secret: bytes
+    """Of this boot, 32 bytes: what its tokens are sealed with."""
 
     @property
     def taken(self) -> int:
@@ -59,9 +61,12 @@ class Site(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """A machine was told something, and said something. `now`: true time."""
+    """A machine was told something, and said something. `now`: true time.
+
+    Not frozen, because there are many and that would cost a tenth of a run; nobody writes here.
+    """
 
     site: Site
     machine: Host | Gate
@@ -108,52 +113,54 @@ class Watcher:
 
 
 class Watch(Watcher):
-    """All checkers of a world, one after the other."""
+    """All checkers of a world, one after the other; each is told what it asks for."""
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
-        self.watchers = tuple(watchers)
+        self._steps = [w.on_step for w in watchers if type(w).on_step is not Watcher.on_step]
+        self._ticks = [w.on_tick for w in watchers if type(w).on_tick is not Watcher.on_tick]
+        self._watchers = tuple(watchers)
 
     def on_step(self, step: Step) -> None:
-        """Tell all."""
-        for watcher in self.watchers:
-            watcher.on_step(step)
+        """Tell those who look at steps."""
+        for tell in self._steps:
+            tell(step)
 
     def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_changes(site, changes, now)
 
     def on_report(self, site: Site, effect: Effect, now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_report(site, effect, now)
 
     def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_admitted(site, flow, verdict, now)
 
     def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_rewritten(site, flow, now)
 
     def on_died(self, site: Site, now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_died(site, now)
 
     def on_moved(self, site: Site, address: Address, now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_moved(site, address, now)
 
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
-        """Tell all."""
-        for watcher in self.watchers:
-            watcher.on_tick(sites, now)
+        """Tell those who look from time to time."""
+        for tell in self._ticks:
+            tell(sites, now)
 
     def on_end(self, sites: Sequence[Site], now: float) -> None:
         """Tell all."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.on_end(sites, now)

@@ -38,6 +38,7 @@ from .gate import GateBox
 from .host import HostBox
 from .liar import Liar
 from .link import Conditions, Link
+from .memory import remembering
 from .network import Network, Place
 from .poser import Poser
 from .said import Said
@@ -97,7 +98,7 @@ class World:
                 AgreementCheck(self.said, self._owner),
                 LifetimeCheck(),
                 AuthenticationCheck(self.said, self._is_honest),
-                AmplificationCheck(self.said, self._owner),
+                AmplificationCheck(self.said, self._name_of),
                 TupleCheck(),
                 RequestCheck(),
                 self.outcomes,
@@ -115,7 +116,8 @@ class World:
         """Run it to its end."""
         check, why = "", ""
         try:
-            self._run()
+            with remembering():
+                self._run()
         except Violation as violation:
             check, why = violation.check, violation.text
         except Endless as endless:
@@ -243,7 +245,7 @@ class World:
             case Kind.CLOCK:
                 box.local.wrong_s += fault.amount
             case Kind.LINK_DOWN:
-                box.interfaces[0].up = False
+                self.network.switch(box.interfaces[0], False)
             case Kind.READDRESS:
                 self.network.readdress(box.interfaces[0])
             case Kind.LIE if box.driver is not None:
@@ -281,7 +283,7 @@ class World:
         box.kernel.conditions.failing = 0.0
         box.kernel.conditions.latency_s = box.kernel.nature.latency_s
         for interface in box.interfaces:
-            interface.up = True
+            self.network.switch(interface, True)
         if box.driver is None:
             box.start()
         else:
@@ -325,8 +327,12 @@ class World:
     # --- who is who ---
 
     def _owner(self, ip: IP) -> Site | None:
-        node = self.network.owners.get(ip)
+        node = self.network.owner(ip)
         return node if isinstance(node, HostBox | GateBox) else None
+
+    def _name_of(self, ip: IP) -> str:
+        node = self.network.owner(ip)
+        return node.name if node is not None else ""
 
     def _is_honest(self, key: bytes) -> bool:
         return any(box.honest and box.key == key for box in self.boxes)

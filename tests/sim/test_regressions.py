@@ -1,0 +1,110 @@
+"""Runs that found a bug once, by name. Each has to stay well; with its bug put back it fails again.
+
+A row is a world, a seed, a schedule, why it is here, and the machine of broken.py that has the bug
+and the checker that sees it; none where the protocol has left no place for the bug. The schedule is
+the shortest that `wayside sim replay` found: what a seed draws changes with the simulator, a
+schedule that is written down does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from sim import broken
+from wayside.core.constants import MAGIC
+from wayside.core.messages import Open
+from wayside.sim.faults import Fault, Kind
+from wayside.sim.wire import packet_of
+from wayside.sim.world import Result, World
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """One run. `bug`: puts the bug back; `check`: who sees it then."""
+
+    world: str
+    seed: int
+    schedule: tuple[Fault, ...]
+    why: str
+    bug: broken.Break | None = None
+    check: str = ""
+
+
+REGRESSIONS = {
+    "posing-before-a-firewall-near-the-client": Regression(
+        "firewall-out",
+        0,
+        (Fault(Kind.POSE, 1.0, 6.0, "c1", 2.0),),
+        "Behind a gate every OPEN came from the gate's own address, so a made-up hop record let"
+        " anybody speak for any address (R-5.1.6, R-8.1).",
+        broken.host_that_believes_hops,
+        "agreement",
+    ),
+    "posing-before-a-firewall-near-the-server": Regression(
+        "firewall-in",
+        0,
+        (Fault(Kind.POSE, 1.0, 6.0, "c1", 2.0),),
+        "The same, past a gate, which speaks now with the address that the OPEN claims: even if it"
+        " believed the record, the answer would not come to who made it up.",
+    ),
+    "posing-for-a-moment": Regression(
+        "chaos",
+        47,
+        (Fault(Kind.POSE, 1.858, 0.765, "c1", 1.048),),
+        "The same, found in a world of twelve faults and cut down to one OPEN.",
+        broken.host_that_believes_hops,
+        "agreement",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(REGRESSIONS))
+def test_a_run_that_found_a_bug_is_well_now(name: str) -> None:
+    case = REGRESSIONS[name]
+    result = World(case.world, case.seed, case.schedule).run()
+    assert (result.check, result.why) == ("", ""), case.why
+
+
+@pytest.mark.parametrize("name", [name for name, case in REGRESSIONS.items() if case.bug])
+def test_a_run_that_found_a_bug_finds_it_again_when_it_is_back(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = REGRESSIONS[name]
+    assert case.bug is not None
+    case.bug(monkeypatch)
+    assert World(case.world, case.seed, case.schedule).run().check == case.check
+
+
+class RefreshesAreLost:
+    """On a link: every OPEN but the first of a connection is lost, all else passes."""
+
+    def see(self, raw: bytes, end: int) -> list[bytes]:
+        packet = packet_of(raw)
+        data = packet.payload if packet is not None else b""
+        refresh = data[4:5] == bytes([Open.TYPE]) and data[:3] == MAGIC and any(data[8:16])
+        return [] if refresh else [raw]
+
+
+def without_refreshes(seed: int) -> Result:
+    """Packets renew the gate's rules; only its kernel knows of them after a lifetime."""
+    world = World("firewall-out", seed, ())
+    world.network.links["access-g1"].taps.append(RefreshesAreLost())
+    return world.run()
+
+
+KEPT_BY_PACKETS = (3, 15, 16)
+
+
+@pytest.mark.parametrize("seed", KEPT_BY_PACKETS)
+def test_a_close_shuts_a_pinhole_that_only_packets_have_kept_open(seed: int) -> None:
+    """R-5.9.2: a gate forgot the connection, and its CLOSE found nothing to remove."""
+    assert without_refreshes(seed).why == ""
+
+
+def test_a_gate_that_forgets_what_packets_keep_open_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken.gate_that_forgets_what_packets_keep(monkeypatch)
+    assert "agreement" in [without_refreshes(seed).check for seed in KEPT_BY_PACKETS]
