@@ -93,3 +93,56 @@ def test_a_remove_is_for_its_owner_only(plane: MemoryDataPlane) -> None:
     assert len(plane.rules()) == 1
     plane.apply([Remove(accept(None, True))])
     assert plane.rules() == []
+
+
+INSIDE, NAT, FAR = (Address.parse(text) for text in ("10.1.0.2:1", "10.2.0.2:9", "10.2.0.1:2"))
+
+
+def nat(inside: Address, lifetime_s: float | None, renewed: bool = True) -> list[Rule]:
+    there = Flow(Transport.UDP, inside, FAR)
+    beyond = Flow(Transport.UDP, NAT, FAR)
+    return [
+        Rule(CID, match, Action.REWRITE, rewrite, lifetime_s, renewed)
+        for match, rewrite in ((there, beyond), (beyond.reversed(), there.reversed()))
+    ]
+
+
+def test_packets_renew_a_rewriting_rule_as_any_other(clock: Clock, plane: MemoryDataPlane) -> None:
+    """R-6.4."""
+    there, back = nat(INSIDE, 120.0)
+    plane.apply([Put(there), Put(back)])
+    for _ in range(3):
+        clock.now += 100
+        assert plane.verdict(there.match).flow == there.rewrite
+    assert plane.verdict(back.match).action is None
+    plane.apply([Put(one) for one in nat(INSIDE, 5.0, renewed=False)])
+    clock.now += 4
+    assert plane.verdict(back.match).flow == back.rewrite
+    clock.now += 2
+    assert plane.rules_of([there.match, back.match]) == []
+
+
+def test_what_drops_goes_before_what_lets_in_and_no_refresh_lifts_it(
+    clock: Clock, plane: MemoryDataPlane
+) -> None:
+    stop = Rule(CID, FLOW, Action.DROP, None, 60.0)
+    for change in (Put(accept(None, True)), Put(stop), Put(accept(None, True))):
+        plane.apply([change])
+    assert plane.verdict(FLOW).action is Action.DROP
+    plane.apply([Remove(accept(None, True)), Put(accept(120.0, True))])
+    assert [found.rule.action for found in plane.rules_of([FLOW])] == [Action.ACCEPT, Action.DROP]
+    assert plane.verdict(FLOW).action is Action.DROP
+    clock.now += 61
+    assert plane.verdict(FLOW).action is Action.ACCEPT
+
+
+def test_a_gate_takes_no_two_rules_whose_packets_leave_alike(clock: Clock) -> None:
+    gate = MemoryDataPlane(clock, 120.0, forwards=True)
+    relay = Flow(Transport.UDP, INSIDE, NAT)
+    gate.apply([Put(Rule(CID, relay, Action.REWRITE, Flow(Transport.UDP, NAT, FAR)))])
+    straight = Rule(CID, Flow(Transport.UDP, INSIDE, FAR), Action.ACCEPT)
+    for rule in (straight, nat(INSIDE, None)[0]):
+        with pytest.raises(KernelError, match="same 5-tuple"):
+            gate.apply([Put(rule)])
+    assert [found.rule.match for found in gate.rules()] == [relay]
+    gate.apply([Put(nat(INSIDE.with_port(7), None)[0])])

@@ -4,7 +4,8 @@ import pytest
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.rule import Action, Cid, Rule
-from wayside.kernel.nft import Place, Role, compile_changes, ledger_of, parse_listing, place_of
+from wayside.kernel.listing import Element, ledger_of, left_behind, parse_listing, rules_of_elements
+from wayside.kernel.nft import InUse, Place, Role, compile_changes, places_of
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove, plan
 
 CID, OTHER = Cid(bytes(16)), Cid(bytes(range(16)))
@@ -16,6 +17,10 @@ HOST = Role(own=frozenset({LOCAL.source.ip}))
 CONFIRMED = Rule(CID, FLOW, Action.ACCEPT, None, 120.0, True, "7 120 https out")
 PENDING = Rule(CID, FLOW, Action.ACCEPT, None, 5.0)
 KEY = "tcp . 10.1.0.2 . 40000 . 10.2.0.1 . 443"
+
+
+def place_of(rule: Rule, role: Role) -> Place:
+    return next(iter(places_of(rule, role).values()))
 
 
 def run(*changes: Change, role: Role = GATE, ledger: dict[str, Place] | None = None) -> list[str]:
@@ -100,7 +105,7 @@ def test_a_rewriting_rule_maps_to_addresses_and_to_ports_only_if_they_differ(
 @pytest.mark.parametrize(
     ("rule", "role"),
     [
-        (Rule(CID, LOCAL, Action.REWRITE, FLOW), GATE),
+        (Rule(CID, LOCAL, Action.REWRITE, LOCAL), GATE),
         (Rule(CID, LOCAL, Action.REWRITE, FLOW, None, True), HOST),
         (PENDING, HOST),
         (Rule(CID, Flow(Transport.NONE, A, B), Action.ACCEPT), GATE),
@@ -128,7 +133,7 @@ LISTING = """
 
 
 def test_a_listing_gives_our_rules_and_leaves_out_elements_of_others() -> None:
-    confirmed, pending = parse_listing(json.loads(LISTING), GATE)
+    confirmed, pending = rules_of_elements(parse_listing(json.loads(LISTING)), GATE)
     assert confirmed == InstalledRule(CONFIRMED, 117.0, 4, 400)
     udp = Flow(Transport.UDP, A, B)
     assert pending == InstalledRule(Rule(CID, udp, Action.ACCEPT, None, 5.0), 0.0, 2, 60)
@@ -140,9 +145,10 @@ def test_a_host_s_listing_gives_what_was_put() -> None:
        "comment": "AAAAAAAAAAAAAAAAAAAAAA https", "counter": {"packets": 1, "bytes": 52}}},
       {"concat": ["10.1.0.2", "10.2.0.1", 51000, 52000]}]]}}]"""
     wire = Flow(Transport.TCP, A.with_port(51000), B.with_port(52000))
-    (found,) = parse_listing(json.loads(text), HOST)
+    elements = parse_listing(json.loads(text))
+    (found,) = rules_of_elements(elements, HOST)
     assert found == InstalledRule(Rule(CID, LOCAL, Action.REWRITE, wire, note="https"), None, 1, 52)
-    assert ledger_of([found], HOST)["tcp . 198.18.0.1 . 40000 . 198.18.0.2 . 443"].data == (
+    assert ledger_of(elements, HOST)["tcp . 198.18.0.1 . 40000 . 198.18.0.2 . 443"].data == (
         "10.1.0.2 . 10.2.0.1 . 51000 . 52000"
     )
 
@@ -161,3 +167,106 @@ def test_mptcp_is_tcp_to_the_kernel() -> None:
     asked = Rule(CID, mptcp, Action.ACCEPT, None, 120.0, True, CONFIRMED.note)
     assert run(Put(asked)) == run(Put(CONFIRMED))
     assert plan([asked], [InstalledRule(CONFIRMED, 3.0, 0, 0)]) == []
+
+
+INSIDE, P, N, R = (
+    Address.parse(text)
+    for text in ("10.1.0.2:40000", "10.1.0.1:6000", "10.2.0.2:51000", "10.2.0.1:443")
+)
+OUT = Rule(
+    CID, Flow(Transport.TCP, INSIDE, R), Action.REWRITE, Flow(Transport.TCP, N, R), 120.0, True
+)
+BACK = Rule(
+    CID, Flow(Transport.TCP, R, N), Action.REWRITE, Flow(Transport.TCP, R, INSIDE), 120.0, True
+)
+RELAY = Rule(CID, Flow(Transport.TCP, INSIDE, P), Action.REWRITE, Flow(Transport.TCP, N, R), 5.0)
+STRAIGHT = "tcp . 10.1.0.2 . 40000 . 10.2.0.1 . 443"
+
+
+def places(*changes: Change) -> list[tuple[str, str, str]]:
+    """Verb, set and data of the lines of one transaction."""
+    lines = run(*changes)
+    return [
+        (line.split()[0], line.split()[4], line.rpartition(" : ")[2] if " : " in line else "")
+        for line in lines
+    ]
+
+
+def test_a_gate_s_new_source_is_written_as_packets_leave_and_a_destination_as_they_come() -> None:
+    assert places(Put(OUT)) == [("add", "renewed4", ""), ("add", "from4", "10.2.0.2 . 51000 }")]
+    assert places(Put(BACK)) == [("add", "renewed4to", "10.1.0.2 . 40000 }")]
+    lines = run(Put(RELAY))
+    assert lines[0].startswith("add element inet wayside timed4to { tcp . 10.1.0.2 . 40000 . 10.1.")
+    assert lines[1].startswith(f"add element inet wayside from4 {{ {STRAIGHT} timeout 6s0ms")
+
+
+def test_both_elements_of_a_rule_go_with_it() -> None:
+    ledger: dict[str, Place] = {}
+    run(Put(RELAY), ledger=ledger)
+    lines = run(Remove(RELAY), ledger=ledger)
+    assert [line.split()[0] + line.split()[4] for line in lines] == [
+        "addtimed4to",
+        "deletetimed4to",
+        "addfrom4",
+        "deletefrom4",
+    ]
+    assert ledger == {}
+
+
+def test_two_rules_whose_packets_leave_alike_are_refused_until_one_is_gone() -> None:
+    ledger: dict[str, Place] = {}
+    run(Put(RELAY), ledger=ledger)
+    straight = Rule(OTHER, Flow(Transport.TCP, INSIDE, R), Action.ACCEPT)
+    for rule in (straight, OUT):
+        with pytest.raises(InUse) as refused:
+            run(Put(rule), ledger=ledger)
+        assert refused.value.slot == "tcp . 10.1.0.2 . 40000 . 10.1.0.1 . 6000"
+    with pytest.raises(InUse):
+        run(Put(straight), Put(RELAY))
+    run(Remove(RELAY), Put(straight), ledger=ledger)
+    assert list(ledger) == [STRAIGHT]
+
+
+def test_what_drops_has_a_place_of_its_own() -> None:
+    ledger: dict[str, Place] = {}
+    stop = Rule(CID, FLOW, Action.DROP, None, 60.0)
+    run(Put(CONFIRMED), Put(stop), Put(CONFIRMED), ledger=ledger)
+    assert [place.set_name for place in ledger.values()] == ["renewed4", "blocked4"]
+    run(Remove(CONFIRMED), ledger=ledger)
+    assert [place.set_name for place in ledger.values()] == ["blocked4"]
+    (installed,) = rules_of_elements([element("blocked4", FLOW), element("from4", FLOW, N)], GATE)
+    assert installed.rule.action is Action.DROP
+
+
+def element(name: str, key: Flow, *data: Address, cid: str = "A" * 22) -> Element:
+    return Element(name, key, f"{cid} 7 120 https", data, None, 9.0, 4, 400)
+
+
+def test_elements_make_rewriting_rules_again() -> None:
+    relayed = Flow(Transport.TCP, INSIDE, R)
+    cases = (
+        ([element("renewed4", OUT.match), element("from4", OUT.match, N)], OUT),
+        ([element("renewed4to", BACK.match, INSIDE)], BACK),
+        ([element("timed4to", RELAY.match, R), element("from4", relayed, N)], RELAY),
+    )
+    for elements, rule in cases:
+        (found,) = rules_of_elements(elements, GATE)
+        assert (found.rule.match, found.rule.rewrite) == (rule.match, rule.rewrite)
+        assert (found.rule.note, found.packets) == ("7 120 https", 2 if rule is not RELAY else 4)
+        assert left_behind(ledger_of(elements, GATE)) == []
+
+
+def test_a_new_source_without_its_rule_makes_no_rule_and_is_in_nobody_s_way() -> None:
+    alone = [element("from4", OUT.match, N)]
+    ledger = ledger_of(alone, GATE)
+    assert rules_of_elements(alone, GATE) == []
+    assert left_behind(ledger) == [f"leaving {STRAIGHT}"]
+    lines = run(Put(Rule(OTHER, OUT.match, Action.ACCEPT)), ledger=ledger)
+    assert [line.split()[0] + line.split()[4] for line in lines] == [
+        "addfrom4",
+        "deletefrom4",
+        "addtimed4",
+    ]
+    another = element("renewed4", OUT.match, cid="B" * 22)
+    (found,) = rules_of_elements([another, *alone], GATE)
+    assert found.rule.action is Action.ACCEPT, "of another owner: nothing to do with it"

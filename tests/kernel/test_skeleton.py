@@ -1,3 +1,4 @@
+from wayside.kernel.nft import GATE_MAPS
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
 
 
@@ -19,8 +20,19 @@ def test_no_line_flushes_or_names_a_table_of_somebody_else() -> None:
         host_skeleton("fd77:6179:7364::/48", 4747),
         gate_skeleton(["in0"], ["out0"], 120.0, 4747),
     ):
-        text = skeleton.first + skeleton.then
+        parts = [part for _, part in skeleton.parts]
+        text = "".join(one.first + one.then for one in (skeleton, *parts))
         assert "flush" not in text
         lines = [line for line in text.splitlines() if line.startswith(("table", "add"))]
         assert lines
         assert all("inet wayside" in line for line in lines)
+
+
+def test_a_gate_that_neither_stops_nor_rewrites_has_neither_hooks_nor_maps_for_it() -> None:
+    gate = gate_skeleton(["in0"], ["out0"], 120.0, 4747)
+    assert gate.first.count("hook") == 2
+    assert "map" not in gate.first
+    needed = {name: part for names, part in gate.parts for name in names}
+    assert set(needed) == {"blocked4", "blocked6", *GATE_MAPS}
+    assert "hook prerouting priority -310" in needed["blocked6"].first
+    assert "hook postrouting" in needed["renewed4to"].first

@@ -12,12 +12,14 @@ import ctypes
 import os
 import select
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,7 @@ def stage() -> Generator[Stage]:
     client, gate, server = World(Path(sys.argv[1])).chain("client", "gate", "server")
     boxes: list[Box] = []
     for node in (client, gate, server):
+        assert wait_until(lambda node=node: not tentative(node), 5.0)
         with inside(node):
             boxes.append(Box(node, Helper.start(), []))
     one, middle, two = boxes
@@ -112,6 +115,11 @@ def stage() -> Generator[Stage]:
     for box in boxes:
         box.helper.close()
     RUNNER.close()
+
+
+def tentative(node: Node) -> str:
+    """IPv6 addresses that the kernel does not use yet."""
+    return node.run("ip", "address", "show", "tentative").stdout
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +211,15 @@ def connect_through(
     accepted.settimeout(5.0)
     client.settimeout(5.0)
     return client, accepted
+
+
+def offload(node: Node, link: str, on: bool) -> None:
+    """Checksums of sent packets made by the link or by the stack (ETHTOOL_STXCSUM)."""
+    with inside(node), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        command = bytearray(struct.pack("=II", 0x17, on))
+        address = (ctypes.c_char * len(command)).from_buffer(command)
+        request = struct.pack("16sP", link.encode(), ctypes.addressof(address)).ljust(40, b"\0")
+        ioctl(sock, 0x8946, request)
 
 
 def transfer(sender: socket.socket, receiver: socket.socket, octets: int) -> float:

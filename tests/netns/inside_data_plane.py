@@ -7,14 +7,7 @@ import pytest
 
 from wayside.lab.enclosure import leave_with_the_outer_process
 
-FILES = (
-    "inside_gate_plane.py",
-    "inside_host_plane.py",
-    "inside_error_plane.py",
-    "inside_helper.py",
-)
-
-PARTS = ("gate_plane", "host_plane", "error_plane", "helper")
+PARTS = ("gate_plane", "nat_plane", "host_plane", "error_plane", "helper")
 
 if __name__ == "__main__":
     leave_with_the_outer_process()

@@ -1,15 +1,12 @@
 """Hosts: rewriting, first packets, refusals, endings, moves."""
 
-import ctypes
 import errno
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from fcntl import ioctl
 from typing import Any
 
 import pytest
@@ -29,6 +26,7 @@ from netns.data_plane_stage import (
     inside,
     local_flow,
     meet,
+    offload,
     pinhole,
     rewrites,
     rule_of,
@@ -42,7 +40,6 @@ from wayside.kernel.endings import ended_flows, open_flows
 from wayside.kernel.packets import build_refusal, build_udp, parse_packet
 from wayside.kernel.plan import Remove
 from wayside.kernel.tap import inject, read_packets, release
-from wayside.lab.world import Node
 
 
 def cases() -> Iterator[Any]:
@@ -109,15 +106,6 @@ def test_checksums_are_right_on_the_wire_when_no_hardware_makes_them(
     finally:
         for node, link in links:
             offload(node, link, on=True)
-
-
-def offload(node: Node, link: str, on: bool) -> None:
-    """Checksums of sent packets made by the link or by the stack (ETHTOOL_STXCSUM)."""
-    with inside(node), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        command = bytearray(struct.pack("=II", 0x17, on))
-        address = (ctypes.c_char * len(command)).from_buffer(command)
-        request = struct.pack("16sP", link.encode(), ctypes.addressof(address)).ljust(40, b"\0")
-        ioctl(sock, 0x8946, request)
 
 
 def test_packets_that_no_rule_fits_are_left_alone(stage: Stage) -> None:

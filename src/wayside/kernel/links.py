@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+
+from wayside.core.address import IP
 
 from .names import (
     HOST_LINK,
@@ -33,8 +35,11 @@ from .names import (
 from .plan import KernelError
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_IFF_UP, _IFF_NOARP = 0x1, 0x80
-_IFA_F_NODAD = 0x02
+_IFF_UP, _IFF_NOARP, _IFF_RUNNING = 0x1, 0x80, 0x40
+_IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
+_RTAX_RTO_MIN = 13
+"""The kernel's TCP looks at this metric only where it is locked."""
+
 _SYSCTL = Path("/proc/sys/net")
 _GONE = (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -59,7 +64,7 @@ def setup_host(own_v4: IPv4Address, own_v6: IPv6Address, v6_prefix: IPv6Network)
                 change=_IFF_UP | _IFF_NOARP,
             )
         link = ip.link_lookup(ifname=HOST_LINK)[0]
-        metrics = {"attrs": [("RTAX_RTO_MIN", RTO_MIN_MS)]}
+        metrics = {"lock": 1 << _RTAX_RTO_MIN, "rto_min": RTO_MIN_MS}
         for prefix, own in ((V4_PREFIX, own_v4), (v6_prefix, own_v6)):
             ip.route("replace", dst=str(prefix), oif=link, prefsrc=str(own), metrics=metrics)
 
@@ -105,6 +110,35 @@ def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
                     address=str(address),
                     prefixlen=address.max_prefixlen,
                 )
+
+
+def usable_addresses() -> set[IP]:
+    """This host's addresses that packets can come to now, by what the kernel says.
+
+    Their links are up and have a carrier, and nobody else may still turn out to have them: an IPv6
+    address is tentative until duplicate address detection is over (RFC 4862, 1 s). Needs no
+    privilege. Raises KernelError.
+    """
+    with _netlink("the addresses of this host") as ip:
+        live = {
+            link["index"]
+            for link in ip.get_links()
+            if link["flags"] & _IFF_UP and link["flags"] & _IFF_RUNNING
+        }
+        unusable = _IFA_F_TENTATIVE | _IFA_F_DADFAILED
+        return {
+            ip_address(own)
+            for found in ip.get_addr()
+            if found["index"] in live and not _flags_of(found) & unusable
+            for own in [found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")]
+            if own
+        }
+
+
+def _flags_of(address: Any) -> int:
+    """An address's flags: 32 bits beside the 8 of the header."""
+    flags = address.get_attr("IFA_FLAGS")
+    return int(address["flags"] if flags is None else flags)
 
 
 def _rule(family: int) -> dict[str, Any]:

@@ -1,45 +1,50 @@
-"""Rules as nftables text, and nftables' own listing as rules again; pure, nothing is run here.
+"""Rules as nftables text; pure, nothing is run here.
 
-One table, `inet wayside`. A rule is one element of a set or map, with the cid and the note in its
-comment, so that a restarted daemon reads its connections back from the kernel:
+One table, `inet wayside`. A rule is an element of a set or map, with the cid and the note in its
+comment, so that a restarted daemon reads its connections back from the kernel (listing.py):
 
-    gate   renewed4/6   accept; packets set it back to the table's lifetime
-           timed4/6     accept; for its own lifetime, whatever packets come (pending rules)
-           blocked4/6   drop
+    gate   renewed4/6      let in; packets set it back to the table's lifetime
+           timed4/6        let in; for its own lifetime, whatever packets come (pending rules)
+           renewed4to/6to, timed4to/6to   the same, and their destination becomes another
+           from4/6         the source becomes another, as they leave: key is the 5-tuple by then
+           blocked4/6      drop
     host   out4/6, in4/6      rewrite both addresses (ports stay): key : source . destination
            out4p/6p, in4p/6p  the same with ports
 
-The chains that look these up are in skeleton.py. The ledger remembers which element is where,
-because nft has no "delete if there": to be sure of a change, what may have expired meanwhile is
-added again, as it was, then deleted, then added as it should be, in one transaction.
+A gate's rule that changes the source is two elements, which come and go together; what is in
+`from` alone does nothing, because only what was let in gets another source. The chains that look
+these up are in skeleton.py. The ledger remembers which element is where, because nft has no
+"delete if there": to be sure of a change, what may have expired meanwhile is added again, as it
+was, then deleted, then added as it should be, in one transaction.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
-from typing import Any, cast
+from typing import cast
 
-from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.address import IP, Flow, Transport
 from wayside.core.rule import Action, Cid, Rule
 
 from .names import TABLE
-from .plan import Change, InstalledRule, KernelError, Put, Remove, outlives_table
+from .plan import Change, KernelError, Put, Remove, outlives_table
 
 _PROTOCOLS = {Transport.TCP: "tcp", Transport.MPTCP: "tcp", Transport.UDP: "udp"}
-_TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
 
 GATE_SETS = tuple(f"{name}{family}" for name in ("renewed", "timed", "blocked") for family in "46")
+GATE_MAPS = tuple(
+    name for family in "46" for name in (f"renewed{family}to", f"timed{family}to", f"from{family}")
+)
 HOST_MAPS = tuple(
     f"{way}{family}{p}" for way in ("out", "in") for family in "46" for p in ("", "p")
 )
 
-_CID_CHARACTERS = 22
+FROM_SLACK_S = 1.0
+"""How much longer the new source of a pending rule stays than the rule: never less long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +56,37 @@ class Role:
 
     @property
     def is_host(self) -> bool:
-        """A host rewrites, a gate accepts and drops."""
+        """A host's table has rules for its own sockets, a gate's for what passes."""
         return bool(self.own)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an element is: its set or map, the data it maps to (or ""), and whose it is."""
+    """Where an element is: its set or map, the data it maps to (or ""), and whose it is.
+
+    `partner`: the slot of the other half of a gate's rewriting rule. A leaving slot without a set
+    says only that a rule's packets leave as this 5-tuple.
+    """
 
     set_name: str
     data: str
     owner: Cid
+    partner: str = ""
 
 
 Ledger = MutableMapping[str, Place]
-"""By the element's key as nft spells it."""
+"""By slot: the element's key as nft spells it, behind BLOCKED or LEAVING for those two kinds."""
+
+BLOCKED, LEAVING = "blocked ", "leaving "
+
+
+class InUse(KernelError):
+    """Another rule's packets leave as the same 5-tuple. `slot`: the other rule's."""
+
+    def __init__(self, slot: str) -> None:
+        what = "another connection leaves this gate as the same 5-tuple"
+        super().__init__(what, "use another port, or close the other connection")
+        self.slot = slot
 
 
 def key_text(flow: Flow) -> str:
@@ -82,22 +103,50 @@ def _text(ip: IP) -> str:
     return str(ip)
 
 
-def place_of(rule: Rule, role: Role) -> Place:
-    """Which set or map a rule belongs to. Raises KernelError for what the role cannot do."""
-    family = rule.match.family
-    if rule.action is Action.REWRITE:
-        if not role.is_host or rule.rewrite is None:
-            raise KernelError("a gate's table does not rewrite", "this is a bug")
-        if rule.renewed_by_packets:
-            raise KernelError("packets do not renew a rewriting rule", "this is a bug")
-        way = "out" if rule.match.source.ip in role.own else "in"
-        return Place(f"{way}{family}{_ports_differ(rule)}", _data_text(rule), rule.owner)
+def key_of_slot(slot: str) -> str:
+    """The key of the element in a slot."""
+    return slot.removeprefix(BLOCKED).removeprefix(LEAVING)
+
+
+def slot_of(rule: Rule) -> str:
+    """A rule's slot. A match has at most one rule that lets it in, and one that blocks it."""
+    key = key_text(rule.match)
+    return BLOCKED + key if rule.action is Action.DROP else key
+
+
+def places_of(rule: Rule, role: Role) -> dict[str, Place]:
+    """Slots and places of a rule's elements, its own slot first. Raises KernelError."""
+    slot = slot_of(rule)
     if role.is_host:
-        raise KernelError("a host's table only rewrites", "this is a bug")
+        return {slot: _host_place(rule, role)}
+    family = rule.match.family
     if rule.action is Action.DROP:
-        return Place(f"blocked{family}", "", rule.owner)
-    renewed = outlives_table(rule, role.lifetime_s)
-    return Place(f"{'renewed' if renewed else 'timed'}{family}", "", rule.owner)
+        return {slot: Place(f"blocked{family}", "", rule.owner)}
+    name = f"renewed{family}" if outlives_table(rule, role.lifetime_s) else f"timed{family}"
+    if rule.rewrite is None:
+        return {slot: Place(name, "", rule.owner)}
+    before, after = rule.match, rule.rewrite
+    if before == after:
+        raise KernelError("a rule that rewrites nothing", "this is a bug")
+    leaving = LEAVING + key_text(Flow(before.transport, before.source, after.destination))
+    place = Place(name, "", rule.owner, leaving)
+    if before.destination != after.destination:
+        data = f"{_text(after.destination.ip)} . {after.destination.port}"
+        place = Place(f"{name}to", data, rule.owner, leaving)
+    left = Place("", "", rule.owner, slot)
+    if before.source != after.source:
+        data = f"{_text(after.source.ip)} . {after.source.port}"
+        left = Place(f"from{family}", data, rule.owner, slot)
+    return {slot: place, leaving: left}
+
+
+def _host_place(rule: Rule, role: Role) -> Place:
+    if rule.action is not Action.REWRITE:
+        raise KernelError("a host's table only rewrites", "this is a bug")
+    if rule.renewed_by_packets:
+        raise KernelError("packets do not renew a host's rule", "this is a bug")
+    way = "out" if rule.match.source.ip in role.own else "in"
+    return Place(f"{way}{rule.match.family}{_ports_differ(rule)}", _data_text(rule), rule.owner)
 
 
 def _ports_differ(rule: Rule) -> str:
@@ -123,124 +172,101 @@ def comment_of(rule: Rule) -> str:
     return f"{cid} {rule.note}" if rule.note else cid
 
 
+News = dict[str, Place | None]
+"""What a transaction changes in the ledger; None: gone."""
+
+
 def compile_changes(
     changes: Sequence[Change], ledger: Mapping[str, Place], role: Role
-) -> tuple[str, dict[str, Place | None]]:
-    """The nft text of one transaction, and what it changes in the ledger (None: gone).
+) -> tuple[str, News]:
+    """The nft text of one transaction, and what it changes in the ledger.
 
-    Raises KernelError for a rule that the role cannot hold; nothing is changed then.
+    Raises KernelError for a rule that the role cannot hold, and InUse; nothing is changed then.
     """
-    news: dict[str, Place | None] = {}
-    view: Mapping[str, Place | None] = ChainMap(news, cast("dict[str, Place | None]", ledger))
+    news: News = {}
+    view: Mapping[str, Place | None] = ChainMap(news, cast("News", ledger))
     lines: list[str] = []
     for change in changes:
-        key = key_text(change.rule.match)
-        before = view.get(key)
+        rule, slot = change.rule, slot_of(change.rule)
+        before = view.get(slot)
         match change:
-            case Put(rule):
-                after = place_of(rule, role)
+            case Put():
+                places = places_of(rule, role)
                 if before is not None:
-                    lines += _forget(key, before)
-                lines.append(_element("add", key, after, _options(rule, after)))
-                news[key] = after
-            case Remove(rule):
+                    lines += _forget_rule(slot, before, view, news)
+                if not role.is_host and rule.action is not Action.DROP:
+                    lines += _clear_the_way(slot, places[slot], view, news)
+                lines += _add(rule, places)
+                news.update(places)
+            case Remove():
                 if before is not None and before.owner == rule.owner:
-                    lines += _forget(key, before)
-                    news[key] = None
+                    lines += _forget_rule(slot, before, view, news)
     return "\n".join(lines), news
 
 
-def _options(rule: Rule, place: Place) -> str:
+def _forget_rule(
+    slot: str, place: Place, view: Mapping[str, Place | None], news: News
+) -> Iterator[str]:
+    """Delete all elements of the rule in a slot."""
+    yield from _forget(slot, place)
+    news[slot] = None
+    left = view.get(place.partner) if place.partner else None
+    if left is not None and left.partner == slot:
+        yield from _forget(place.partner, left)
+        news[place.partner] = None
+
+
+def _clear_the_way(
+    slot: str, place: Place, view: Mapping[str, Place | None], news: News
+) -> Iterator[str]:
+    """See that no other rule's packets leave as this rule's do. Raises InUse.
+
+    Behind the routing decision the two could not be told apart, nor could their answers be.
+    """
+    leaving = place.partner or LEAVING + slot
+    left = view.get(leaving)
+    if left is not None:
+        if view.get(left.partner) is not None:
+            raise InUse(left.partner)
+        yield from _forget(leaving, left)  # what a rule that is over has left behind
+        news[leaving] = None
+    straight = key_of_slot(leaving)
+    if straight != slot:
+        other = view.get(straight)
+        if other is not None and not other.set_name.endswith("to"):
+            raise InUse(straight)
+
+
+def _add(rule: Rule, places: Mapping[str, Place]) -> Iterator[str]:
+    lifetime_s = rule.lifetime_s
+    for slot, place in places.items():
+        if place.set_name.startswith("renewed"):
+            lifetime_s = None
+        elif lifetime_s is not None and slot.startswith(LEAVING):
+            lifetime_s += FROM_SLACK_S
+        if place.set_name:
+            yield _element("add", slot, place, _options(lifetime_s, rule))
+
+
+def _options(lifetime_s: float | None, rule: Rule) -> str:
     timeout = ""
-    if rule.lifetime_s is not None and not place.set_name.startswith("renewed"):
-        milliseconds = max(1, round(rule.lifetime_s * 1000))
+    if lifetime_s is not None:
+        milliseconds = max(1, round(lifetime_s * 1000))
         timeout = f" timeout {milliseconds // 1000}s{milliseconds % 1000}ms"
     return f'{timeout} comment "{comment_of(rule)}"'
 
 
-def _forget(key: str, place: Place) -> Iterator[str]:
-    yield _element("add", key, place, "")
-    yield f"delete element inet {TABLE} {place.set_name} {{ {key} }}"
+def forget_text(slot: str, place: Place) -> str:
+    """What deletes an element, whether it is still there or not."""
+    return "\n".join(_forget(slot, place))
 
 
-def _element(verb: str, key: str, place: Place, options: str) -> str:
+def _forget(slot: str, place: Place) -> Iterator[str]:
+    if place.set_name:
+        yield _element("add", slot, place, "")
+        yield f"delete element inet {TABLE} {place.set_name} {{ {key_of_slot(slot)} }}"
+
+
+def _element(verb: str, slot: str, place: Place, options: str) -> str:
     data = f" : {place.data}" if place.data else ""
-    return f"{verb} element inet {TABLE} {place.set_name} {{ {key}{options}{data} }}"
-
-
-def ledger_of(installed: Iterable[InstalledRule], role: Role) -> dict[str, Place]:
-    """The ledger of what the kernel holds."""
-    return {key_text(found.rule.match): place_of(found.rule, role) for found in installed}
-
-
-def parse_listing(objects: Iterable[Mapping[str, Any]], role: Role) -> list[InstalledRule]:
-    """Rules out of nftables' JSON listing (the list under "nftables") of our sets and maps.
-
-    Elements without a comment of ours were put there by somebody else, and are left out.
-    """
-    found: list[InstalledRule] = []
-    for item in objects:
-        declared = item.get("set") or item.get("map")
-        if declared is None or declared.get("table") != TABLE:
-            continue
-        name = str(declared["name"])
-        if name not in GATE_SETS and name not in HOST_MAPS:
-            continue
-        for element in declared.get("elem", ()):
-            installed = _installed(name, element, role)
-            if installed is not None:
-                found.append(installed)
-    return found
-
-
-def _installed(name: str, element: Any, role: Role) -> InstalledRule | None:
-    data: list[Any] = []
-    if isinstance(element, list):
-        element, mapped = cast("list[Any]", element)
-        data = mapped["concat"]
-    about = element.get("elem")
-    if about is None:
-        return None
-    owner, note = _read_comment(str(about.get("comment", "")))
-    if owner is None:
-        return None
-    match = _flow(about["val"]["concat"])
-    renewed = name.startswith("renewed")
-    action = Action.REWRITE if data else Action.DROP if name[0] == "b" else Action.ACCEPT
-    ports = data[2:] or [match.source.port, match.destination.port]
-    rewrite = None
-    if data:
-        protocol = _PROTOCOLS[match.transport]
-        rewrite = _flow([protocol, data[0], ports[0], data[1], ports[1]])
-    lifetime_s = role.lifetime_s if renewed else about.get("timeout")
-    # An element that goes within this second is listed with nothing left.
-    lifetime_s = None if lifetime_s is None else max(float(lifetime_s), 0.001)
-    rule = Rule(owner, match, action, rewrite, lifetime_s, renewed, note)
-    counter = about.get("counter", {})
-    share = 2 if renewed else 1  # the look-up counts a packet, and so does the renewal behind it
-    expires = about.get("expires")
-    return InstalledRule(
-        rule,
-        None if expires is None else float(expires),
-        int(counter.get("packets", 0)) // share,
-        int(counter.get("bytes", 0)) // share,
-    )
-
-
-def _read_comment(comment: str) -> tuple[Cid | None, str]:
-    cid, _, note = comment.partition(" ")
-    if len(cid) != _CID_CHARACTERS:
-        return None, ""
-    try:
-        return Cid(base64.b64decode(f"{cid}==", altchars=b"-_", validate=True)), note
-    except binascii.Error:
-        return None, ""
-
-
-def _flow(parts: Sequence[Any]) -> Flow:
-    protocol, source, sport, destination, dport = parts
-    return Flow(
-        _TRANSPORTS[str(protocol)],
-        Address(ip_address(source), int(sport)),
-        Address(ip_address(destination), int(dport)),
-    )
+    return f"{verb} element inet {TABLE} {place.set_name} {{ {key_of_slot(slot)}{options}{data} }}"

@@ -1,8 +1,10 @@
 """What is asked of the kernel, as values; and the pure step from "should be" to "what to change".
 
-A data plane holds at most one rule a match: to put a rule replaces whatever was there for the same
-5-tuple, in one transaction, so a pending rule becomes a confirmed one without a gap. Three data
-planes obey these types: nftables (apply.py), its double in memory (memory.py), and nobody at all.
+A data plane holds at most one rule a match that lets its packets in: to put one replaces what
+was there for the same 5-tuple, in one transaction, so a pending rule becomes a confirmed one
+without a gap. A rule that drops stands beside it and goes before it, so that no refresh of a
+connection lifts what stops it. Three data planes obey these types: nftables (apply.py), its double
+in memory (memory.py), and nobody at all.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ class KernelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Install a rule, in the place of any other for the same match. A lifetime starts anew."""
+    """Install a rule, in the place of any other of its kind. A lifetime starts anew."""
 
     rule: Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Take a rule out. It is no mistake when it is gone, or the match has another owner now."""
+    """Take a rule out. It is no mistake when it is gone, or its place has another owner now."""
 
     rule: Rule
 
@@ -69,6 +71,10 @@ class DataPlane(Protocol):
         """All rules that are in force."""
         ...
 
+    def rules_of(self, matches: Sequence[Flow]) -> list[InstalledRule]:
+        """Those that are in force for these 5-tuples; cheap, however many others there are."""
+        ...
+
 
 FlowKey = tuple[int, Address, Address]
 """A 5-tuple as packets show it: protocol number, source, destination."""
@@ -77,6 +83,15 @@ FlowKey = tuple[int, Address, Address]
 def flow_key(flow: Flow) -> FlowKey:
     """What makes two flows the same to a kernel, which knows TCP but not MPTCP."""
     return flow.transport.protocol, flow.source, flow.destination
+
+
+RuleKey = tuple[bool, FlowKey]
+"""What a data plane holds at most one rule of: whether it drops, and the 5-tuple."""
+
+
+def rule_key(rule: Rule) -> RuleKey:
+    """The place of a rule: another with the same one takes it."""
+    return rule.action is Action.DROP, flow_key(rule.match)
 
 
 def outlives_table(rule: Rule, table_lifetime_s: float) -> bool:
@@ -95,8 +110,8 @@ def plan(desired: Iterable[Rule], actual: Iterable[InstalledRule]) -> list[Chang
 
     How much of a lifetime has passed makes no difference: a rule that is in force stays as it is.
     """
-    wanted = {flow_key(rule.match): rule for rule in desired}
-    present = {flow_key(found.rule.match): found.rule for found in actual}
+    wanted = {rule_key(rule): rule for rule in desired}
+    present = {rule_key(found.rule): found.rule for found in actual}
     changes: list[Change] = [Remove(rule) for key, rule in present.items() if key not in wanted]
     changes += [
         Put(rule)

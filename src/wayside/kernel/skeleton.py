@@ -8,6 +8,11 @@ whether a table which is there already is exactly this one.
 Gate: what is signaled is found in prerouting, before connection tracking, which then leaves it
 alone, and gets a mark. Forward lets marked packets through, and drops all others between inside
 and outside. Host: see nft.py; `out` is a route chain, so that a new destination is routed anew.
+
+Two parts of a gate's table are made when the first rule needs them, because all that is there costs
+something: a chain at a hook every packet, a set every transaction. `stop` drops what is blocked,
+before all else; the rewriting part is the maps of nft.py, the chain `steer` for destinations,
+and `leave`, which gives packets another source behind everything.
 """
 
 from __future__ import annotations
@@ -16,19 +21,25 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .hotpath import HotRule, gate_rules, host_rules
+from .hotpath import HotRule, gate_rules, host_rules, rewriting_rules
 from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
-from .nft import GATE_SETS, HOST_MAPS
+from .nft import GATE_MAPS, GATE_SETS, HOST_MAPS
+
+Parts = tuple[tuple[frozenset[str], "Skeleton"], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """A table without its elements, in three steps, and the chain whose name stands for it."""
+    """A table without its elements, in three steps, and the chain whose name stands for it.
+
+    `parts`: what is added when a rule first needs one of these sets.
+    """
 
     first: str
     hot: list[HotRule]
     then: str
     name: str
+    parts: Parts = ()
 
 
 def host_skeleton(v6_prefix: str, signaling_port: int) -> Skeleton:
@@ -70,6 +81,7 @@ def gate_skeleton(
   chain admit {{ type filter hook prerouting priority raw; policy accept; }}
   chain errors4 {{ }}
   chain errors6 {{ }}
+  chain steer {{ }}
   chain pass {{ type filter hook forward priority filter; policy accept;
     meta mark {MARK:#x} accept
     iifname @inside oifname @outside counter drop
@@ -79,10 +91,7 @@ def gate_skeleton(
 """
     intercept = f"fib daddr type unicast notrack meta mark set {MARK_INTERCEPTED:#x}"
     signaling = f"udp dport {signaling_port}"
-    blocked = {4: _key("ip protocol", "ip"), 6: _key("ip6 nexthdr", "ip6")}
     then = f"""
-add rule inet {TABLE} admit {blocked[4]} @blocked4 drop
-add rule inet {TABLE} admit {blocked[6]} @blocked6 drop
 add rule inet {TABLE} admit icmp type {{ 3, 11, 12 }} jump errors4
 add rule inet {TABLE} admit icmpv6 type {{ 1, 2, 3, 4 }} jump errors6
 add rule inet {TABLE} admit meta mark {MARK:#x} meta mark set 0
@@ -92,7 +101,43 @@ tproxy ip to :{signaling_port} accept
 add rule inet {TABLE} admit iifname @sides meta nfproto ipv6 {signaling} {intercept} \
 tproxy ip6 to :{signaling_port} accept
 """
-    return _named(first, gate_rules(), then)
+    rewriting = _rewriting(lifetime_s)
+    blocked = frozenset(name for name in GATE_SETS if name.startswith("blocked"))
+    parts = ((blocked, _stop()), (frozenset(GATE_MAPS), rewriting))
+    return _named(first, gate_rules(), then, parts)
+
+
+def _stop() -> Skeleton:
+    """Blocked packets go in front of `admit` (-300)."""
+    first = f"""table inet {TABLE} {{
+  chain stop {{ type filter hook prerouting priority -310; policy accept; }}
+}}
+"""
+    then = f"""
+add rule inet {TABLE} stop {_key("ip protocol", "ip")} @blocked4 drop
+add rule inet {TABLE} stop {_key("ip6 nexthdr", "ip6")} @blocked6 drop
+"""
+    return _named(first, [], then)
+
+
+def _rewriting(lifetime_s: float) -> Skeleton:
+    """Behind others' translation of addresses (100), which leaves untracked packets alone."""
+    maps = "\n".join(_gate_set(name, lifetime_s) for name in GATE_MAPS)
+    first = f"""table inet {TABLE} {{
+{maps}
+  chain leave {{ type filter hook postrouting priority 110; policy accept; }}
+  chain leave_errors4 {{ }}
+  chain leave_errors6 {{ }}
+}}
+"""
+    # Redirects would teach a sender the way round a box that stands in its peer's place.
+    then = f"""
+add rule inet {TABLE} leave icmp type {{ 3, 11, 12 }} jump leave_errors4
+add rule inet {TABLE} leave icmpv6 type {{ 1, 2, 3, 4 }} jump leave_errors6
+add rule inet {TABLE} leave icmp type redirect drop
+add rule inet {TABLE} leave icmpv6 type nd-redirect drop
+"""
+    return _named(first, rewriting_rules(), then)
 
 
 def _key(protocol: str, family: str) -> str:
@@ -113,20 +158,25 @@ def _host_map(name: str) -> str:
 
 
 def _gate_set(name: str, lifetime_s: float) -> str:
-    key, _ = _types(name)
+    key, address = _types(name)
+    kind = "set"
+    if name in GATE_MAPS:
+        kind, key = "map", f"{key} : {address} . inet_service"
     flags = "flags timeout;"
     if name.startswith("renewed"):
         milliseconds = round(lifetime_s * 1000)
         timeout = f"timeout {milliseconds // 1000}s{milliseconds % 1000}ms;"
         flags = f"flags timeout, dynamic; {timeout}"
-    return f"  set {name} {{ type {key}; {flags} size {ELEMENTS_MAX}; counter; }}"
+    counter = "" if name.startswith("from") else "counter;"
+    return f"  {kind} {name} {{ type {key}; {flags} size {ELEMENTS_MAX}; {counter} }}"
 
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _named(first: str, hot: list[HotRule], then: str) -> Skeleton:
-    digest = hashlib.sha256(f"{first}{hot}{then}".encode()).hexdigest()[:16]
+def _named(first: str, hot: list[HotRule], then: str, parts: Parts = ()) -> Skeleton:
+    names = [part.name for _, part in parts]
+    digest = hashlib.sha256(f"{first}{hot}{then}{names}".encode()).hexdigest()[:16]
     name = f"setup_{digest}"
-    return Skeleton(first, hot, f"{then}add chain inet {TABLE} {name}\n", name)
+    return Skeleton(first, hot, f"{then}add chain inet {TABLE} {name}\n", name, parts)

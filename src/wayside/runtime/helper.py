@@ -1,4 +1,4 @@
-"""The privileged helper: a process that owns nftables and does seven typed things, nothing else.
+"""The privileged helper: a process that owns nftables and does eight typed things, nothing else.
 
 A daemon starts it (helper_client.py) and then gives up all its own privileges; what parses
 network bytes has none, and what has some never sees the network. It is plain: one socket to its
@@ -35,6 +35,7 @@ from .helper_messages import (
     GateSetup,
     HostSetup,
     ListRules,
+    LookUp,
     OpenSockets,
     PackedDiagnosis,
     Request,
@@ -43,6 +44,7 @@ from .helper_messages import (
     Teardown,
     pack_installed,
     unpack_change,
+    unpack_flow,
 )
 from .privilege import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
 
@@ -73,9 +75,14 @@ class Helper:
                     self.plane.apply([unpack_change(change) for change in changes])
                 case ListRules():
                     return Done(rules=pack_installed(self.plane.rules())), {}
+                case LookUp(matches):
+                    found = self.plane.rules_of([unpack_flow(match) for match in matches])
+                    return Done(rules=pack_installed(found)), {}
                 case Diagnose():
-                    found = self.plane.diagnose()
-                    packed = [PackedDiagnosis(one.where, one.why, one.rule) for one in found]
+                    packed = [
+                        PackedDiagnosis(one.where, one.why, one.rule)
+                        for one in self.plane.diagnose()
+                    ]
                     return Done(diagnoses=packed), {}
                 case Teardown():
                     self.plane.teardown()

@@ -18,35 +18,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Self, overload
 
-import msgspec
-
+from wayside.core.address import Flow
 from wayside.core.constants import SIGNALING_PORT
 from wayside.kernel.doctor import Diagnosis
 from wayside.kernel.names import CHANGES_MAX
 from wayside.kernel.plan import Change, InstalledRule, KernelError
 
+from .helper_channel import HelperChannel
 from .helper_messages import (
-    LENGTH,
-    Answer,
     Apply,
     Diagnose,
     Done,
-    Failed,
     GateSetup,
     HostSetup,
     ListRules,
+    LookUp,
     OpenSockets,
     Request,
     SetupGate,
     SetupHost,
     Teardown,
     pack_change,
+    pack_flow,
     unpack_installed,
 )
 
 __all__ = ["GateSetup", "Helper", "HostSetup", "SignalingSockets", "Sockets"]
 
-_READ_BYTES = 1 << 18
+LOOK_UPS_MAX = 64
+"""In one request: the helper is busy with it for 5 to 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,10 @@ class Helper:
     """A helper process, and the channel to it. `start` it before giving up privileges."""
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-        channel.setblocking(False)
         self._process = process
-        self._channel = channel
-        self._turn = asyncio.Lock()
+        self._channel = HelperChannel(channel)
         self._waiting: deque[_Waiting] = deque()
         self._drain: asyncio.Task[None] | None = None
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decoder = msgspec.msgpack.Decoder(Answer)
 
     @classmethod
     def start(cls) -> Self:
@@ -129,7 +125,7 @@ class Helper:
         self, role: Literal["host", "gate"], port: int = SIGNALING_PORT
     ) -> Sockets | SignalingSockets:
         """Open a role's sockets; `port`: of signaling. Raises KernelError."""
-        done, descriptors = await self._exchange(OpenSockets(role, port))
+        done, descriptors = await self._channel.exchange(OpenSockets(role, port))
         opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         for sock in opened:
             sock.setblocking(False)
@@ -153,6 +149,18 @@ class Helper:
     async def rules(self) -> list[InstalledRule]:
         """All rules that are in force. Raises KernelError."""
         return unpack_installed((await self._ask(ListRules())).rules)
+
+    async def look_up(self, matches: Sequence[Flow]) -> list[InstalledRule]:
+        """Those rules that are in force for these 5-tuples, of a host or a gate alike.
+
+        Takes 0.15 ms each, whatever else there is; more than LOOK_UPS_MAX are asked for in
+        several requests, so that changes get their turn. Raises KernelError.
+        """
+        found: list[InstalledRule] = []
+        for start in range(0, len(matches), LOOK_UPS_MAX):
+            part = [pack_flow(match) for match in matches[start : start + LOOK_UPS_MAX]]
+            found += unpack_installed((await self._ask(LookUp(part))).rules)
+        return found
 
     async def diagnose(self) -> list[Diagnosis]:
         """Rulesets of others that may drop what was signaled. Raises KernelError."""
@@ -204,56 +212,7 @@ class Helper:
         return error
 
     async def _ask(self, request: Request) -> Done:
-        done, descriptors = await self._exchange(request)
+        done, descriptors = await self._channel.exchange(request)
         for descriptor in descriptors:
             os.close(descriptor)
         return done
-
-    async def _exchange(self, request: Request) -> tuple[Done, list[int]]:
-        """Send one request, read its answer with the file descriptors that came along."""
-        body = self._encode(request)
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            try:
-                await loop.sock_sendall(self._channel, LENGTH.pack(len(body)) + body)
-                head, descriptors = await self._read_head()
-                frame = await self._read(LENGTH.unpack(head)[0])
-            except (OSError, EOFError) as error:
-                raise KernelError(
-                    "the privileged helper is gone",
-                    "start the daemon again; its connections stay in the kernel",
-                ) from error
-        answer = self._decoder.decode(frame)
-        if isinstance(answer, Failed):
-            raise KernelError(answer.what, answer.hint)
-        return answer, descriptors
-
-    async def _read_head(self) -> tuple[bytes, list[int]]:
-        while True:
-            await self._readable()
-            try:
-                head, descriptors, _, _ = socket.recv_fds(self._channel, LENGTH.size, 16)
-            except BlockingIOError:
-                continue
-            if not head:
-                raise EOFError
-            return head + await self._read(LENGTH.size - len(head)), descriptors
-
-    async def _read(self, size: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        data = bytearray()
-        while len(data) < size:
-            part = await loop.sock_recv(self._channel, min(size - len(data), _READ_BYTES))
-            if not part:
-                raise EOFError
-            data += part
-        return bytes(data)
-
-    async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(self._channel, lambda: ready.done() or ready.set_result(None))
-        try:
-            await ready
-        finally:
-            loop.remove_reader(self._channel)

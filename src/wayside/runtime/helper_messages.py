@@ -141,6 +141,12 @@ class ListRules(msgspec.Struct, tag=True):
     """All rules in force."""
 
 
+class LookUp(msgspec.Struct, tag=True):
+    """The rules in force of these 5-tuples."""
+
+    matches: list[PackedFlow]
+
+
 class Diagnose(msgspec.Struct, tag=True):
     """Rulesets of others that may drop ours."""
 
@@ -149,7 +155,7 @@ class Teardown(msgspec.Struct, tag=True):
     """Take away all that was set up."""
 
 
-Request = SetupHost | SetupGate | OpenSockets | Apply | ListRules | Diagnose | Teardown
+Request = SetupHost | SetupGate | OpenSockets | Apply | ListRules | LookUp | Diagnose | Teardown
 
 
 class PackedDiagnosis(msgspec.Struct, array_like=True, frozen=True):
@@ -193,9 +199,9 @@ def pack_rule(rule: Rule) -> PackedRule:
     """A rule, field by field."""
     return PackedRule(
         rule.owner,
-        _pack_flow(rule.match),
+        pack_flow(rule.match),
         rule.action.value,
-        _pack_flow(rule.rewrite) if rule.rewrite else None,
+        pack_flow(rule.rewrite) if rule.rewrite else None,
         rule.lifetime_s,
         rule.renewed_by_packets,
         rule.note,
@@ -206,9 +212,9 @@ def unpack_rule(packed: PackedRule) -> Rule:
     """A rule again. Raises ValueError for what no rule may say."""
     return Rule(
         Cid(packed.owner),
-        _unpack_flow(packed.match),
+        unpack_flow(packed.match),
         Action(packed.action),
-        _unpack_flow(packed.rewrite) if packed.rewrite else None,
+        unpack_flow(packed.rewrite) if packed.rewrite else None,
         packed.lifetime_s,
         packed.renewed,
         packed.note,
@@ -231,11 +237,13 @@ def unpack_installed(packed: Iterable[PackedInstalled]) -> list[InstalledRule]:
     ]
 
 
-def _pack_flow(flow: Flow) -> PackedFlow:
+def pack_flow(flow: Flow) -> PackedFlow:
+    """A flow for the other side."""
     return PackedFlow(int(flow.transport), flow.source.pack(), flow.destination.pack())
 
 
-def _unpack_flow(packed: PackedFlow) -> Flow:
+def unpack_flow(packed: PackedFlow) -> Flow:
+    """A flow again. Raises ValueError for what is none."""
     return Flow(
         Transport(packed.transport),
         Address.unpack(packed.source),
