@@ -89,7 +89,8 @@ class Answerer(Connection):
             return self._drop(event, DropReason.STALE)
         offer = self.offer
         if offer is not None and opened.header.seq == offer.seq:
-            if opened.hash != offer.hash or self._wire(event, opened) != offer.wire:
+            other = self._wire(event, opened) != offer.wire or boxes(message) != boxes(offer)
+            if opened.hash != offer.hash or other:
                 return self._drop(event, DropReason.STALE)
             credit = self._credit(event)
             offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
@@ -308,3 +309,8 @@ class Answerer(Connection):
                 return self._end("never confirmed", now)
             case _:
                 return super()._on_timer(timer, now)
+
+
+def boxes(of: Open | Offer) -> list[tuple[bytes, int]]:
+    """Who is on the route, and as what: the same for all copies of an OPEN. Spec: R-5.2.1."""
+    return [(hop.key, hop.role) for hop in of.hops]

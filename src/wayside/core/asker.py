@@ -37,7 +37,7 @@ from .effects import (
 )
 from .errors import DropReason
 from .events import MessageReceived, OpenRequested, SourcesChanged
-from .identity import key_text
+from .identity import PeerIdentity, key_text
 from .messages import (
     Accept,
     AcceptTerms,
@@ -417,7 +417,8 @@ class Asker(Connection):
             return self._drop(event, terms)
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
-        known = terms.from_key in (*self.host.redirectors, self.agreement.peer.key)
+        by_peer = terms.from_key not in self.host.redirectors
+        known = not by_peer or terms.from_key == self.agreement.peer.key
         why = "" if known else "by somebody whom this host does not let redirect it"
         if attempt.redirects >= c.REDIRECTS_MAX:
             why = "and so on: this goes in circles"
@@ -429,7 +430,9 @@ class Asker(Connection):
         if why:
             by = key_text(terms.from_key)
             return self._refused(Code.NO_ROUTE, f"sent on to {there}, {why}", by, "", now)
-        if not terms.relay and self.state is State.OPENING:
+        if terms.key and self.state is State.OPENING and not by_peer:
+            self.agreement = replace(self.agreement, peer=PeerIdentity(terms.key))
+        elif not terms.relay and self.state is State.OPENING:
             self.agreement = replace(self.agreement, home=self.towards)
         self.towards = there
         wire = attempt.wire

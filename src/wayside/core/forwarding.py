@@ -36,6 +36,8 @@ class GateContext:
     box: Box = field(default_factory=Box)
     relays: dict[str, Address] = field(default_factory=dict[str, Address])
     """Where a policy may redirect to, by the names that its rules use (`via`)."""
+    instead: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """The keys, 32 bytes, of those among them that answer in the place of who is asked."""
 
 
 class Forwarding:
@@ -71,12 +73,22 @@ class Forwarding:
         )
         return [refuse(context.key, context.name, event, opened.hash, refusal), report]
 
-    def redirect(
-        self, event: MessageReceived, opened: CheckedOpen, there: Address, relay: bool, now: float
+    def redirect_to(
+        self, event: MessageReceived, opened: CheckedOpen, there: Address, now: float
     ) -> SendDatagram:
-        """Send who asks elsewhere, with our approval. Spec: R-5.7."""
+        """Send who asks to where the one asked for is, with our approval. Spec: R-5.7."""
         unix_s = self.context.epoch_s + now
-        return redirect(self.context.key, event, opened, there, relay, unix_s)
+        return redirect(self.context.key, event, opened, there, False, unix_s)
+
+    def redirect_via(
+        self, event: MessageReceived, opened: CheckedOpen, via: str, now: float
+    ) -> SendDatagram | None:
+        """Send who asks by way of a relay, or to who answers instead; None: it is there. R-5.7."""
+        there, instead = self.context.relays.get(via), self.context.instead.get(via, b"")
+        if there is None or there.ip == event.destination.ip:
+            return None
+        unix_s = self.context.epoch_s + now
+        return redirect(self.context.key, event, opened, there, not instead, unix_s, instead)
 
     def pass_on(
         self,

@@ -203,6 +203,7 @@ class RedirectTerms:
         Field(4, "approval", TOKEN),
         Field(5, "until_s", uint(SECONDS_MAX)),
         Field(6, "relay", uint(1)),
+        Field(7, "key", KEY, optional=True),
     )
     from_key: bytes
     open_hash: bytes
@@ -211,6 +212,8 @@ class RedirectTerms:
     until_s: int
     relay: int = 0
     """1: who is there passes the OPEN on to where it was going; 0: the one asked for is there."""
+    key: bytes = b""
+    """Of who answers there in the place of the one who was asked for; with `relay` 0 only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ signature, then who vouches for the names. Spec: R-5.1, R-5.6, R-7.1.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -203,16 +203,23 @@ def redirect(
     there: Address,
     relay: bool,
     now_s: float,
+    instead: bytes = b"",
 ) -> SendDatagram:
-    """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7."""
+    """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7.
+
+    `instead`: the key, 32 bytes, of who answers there in the other's place.
+    """
     message, cid = event.message, event.header.cid
     terms = RedirectTerms(
         key.public,
         opened.hash,
         Locator(there),
-        create_approval(key, cid, opened.terms, now_s),
+        create_approval(
+            key, cid, replace(opened.terms, to_key=instead or opened.terms.to_key), now_s
+        ),
         int(now_s) + APPROVAL_VALID_S,
         int(relay),
+        instead,
     )
     header, signed = Header(Redirect.TYPE, event.header.seq, cid), encode_body(terms)
     hops: tuple[Hop, ...] = getattr(message, "hops", ())

@@ -197,13 +197,16 @@ class Rendezvous:
             return forwarding.refuse(asked, opened, refusal)
         if verdict.action is PolicyAction.CHALLENGE and not asked.proved:
             return [self._door.challenge(asked, asked.header, message.hops, now)]
+        elsewhere = forwarding.redirect_via(asked, opened, verdict.via, now)
+        if elsewhere is not None:
+            return [elsewhere]
         located = read_location(event.record, opened.terms.to_key)
         if located is None:
             known = opened.to_name or "that host"
             refusal = Refusal(Code.NO_ROUTE, f"{known} is not registered here at the moment")
             return forwarding.refuse(asked, opened, refusal)
         if verdict.action is not PolicyAction.STEER:
-            return [forwarding.redirect(asked, opened, located.at, False, now)]
+            return [forwarding.redirect_to(asked, opened, located.at, now)]
         near, here = source_of(opened.terms, message.hops), asked.destination
         way = Way(Role.HIDING, near, here, located.at, here)
         lent = lent_way(asked, opened, way, self.gate.context.box, self.gate.table)
