@@ -55,7 +55,7 @@ def make_relay(name: str, box: Box, policy: Policy = ALLOW) -> Gate:
     entropy = Entropy(name)
     key = SigningKey(entropy(32))
     tokens = TokenBox(key.public, entropy(32), entropy)
-    relays: dict[str, Address] = {"p": Address.parse(ADDRESSES["p"]).with_port(4747)}
+    relays = {"p": (Address.parse(ADDRESSES["p"]).with_port(4747),)}
     context = GateContext(key, name, Names({}), policy, entropy, 120.0, EPOCH_S, box, relays)
     return Gate(context, FrontDoor(tokens, Budget()), tokens, Quota(1000, 1000))
 
@@ -141,7 +141,7 @@ class Star:
         """Give a host another address."""
         self.own[who] = Address.parse(to).with_port(4747)
         peers = {one.agreement.wire.destination.ip for one in self.host(who).connections.values()}
-        sources: Mapping[IP, IP] = {peer: self.own[who].ip for peer in peers}
+        sources: Mapping[IP, IP] = dict.fromkeys(peers, self.own[who].ip)
         self.tell(who, SourcesChanged(sources))
 
     def connection(self, who: str, cid: Cid) -> Connection:

@@ -6,7 +6,7 @@ travels with the OPEN and comes back with the ACCEPT. Spec: R-5.6, R-5.7, R-8.1,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from . import constants as c
@@ -34,9 +34,11 @@ class GateContext:
     lifetime_s: float = c.LIFETIME_S
     epoch_s: float = 0.0
     box: Box = field(default_factory=Box)
-    relays: dict[str, Address] = field(default_factory=dict[str, Address])
+    relays: Mapping[str, tuple[Address, ...]] = field(
+        default_factory=dict[str, tuple[Address, ...]]
+    )
     """Where a policy may redirect to, by the names that its rules use (`via`)."""
-    instead: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    instead: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     """The keys, 32 bytes, of those among them that answer in the place of who is asked."""
 
 
@@ -81,14 +83,19 @@ class Forwarding:
         return redirect(self.context.key, event, opened, there, False, unix_s)
 
     def redirect_via(
-        self, event: MessageReceived, opened: CheckedOpen, via: str, now: float
-    ) -> SendDatagram | None:
-        """Send who asks by way of a relay, or to who answers instead; None: it is there. R-5.7."""
-        there, instead = self.context.relays.get(via), self.context.instead.get(via, b"")
-        if there is None or there.ip == event.destination.ip:
-            return None
-        unix_s = self.context.epoch_s + now
-        return redirect(self.context.key, event, opened, there, not instead, unix_s, instead)
+        self, event: MessageReceived, opened: CheckedOpen, verdict: Verdict, now: float
+    ) -> list[Effect]:
+        """Send who asks by way of a relay, or to who answers instead; empty: this is it. R-5.7."""
+        via, context = verdict.via, self.context
+        family = event.source.family
+        there = [one for one in context.relays.get(via, ()) if one.family == family]
+        if not via or any(one.ip == event.destination.ip for one in there):
+            return []
+        if not there:
+            reason = f"only by way of {via}, which has no IPv{family} address"
+            return self.refuse(event, opened, Refusal(Code.NO_ROUTE, reason, verdict.rule))
+        instead, unix_s = context.instead.get(via, b""), context.epoch_s + now
+        return [redirect(context.key, event, opened, there[0], not instead, unix_s, instead)]
 
     def pass_on(
         self,

@@ -180,9 +180,9 @@ class Gate:
             return self.forwarding.refuse(event, opened, Refusal(Code.POLICY, reason, verdict.rule))
         if verdict.action is PolicyAction.CHALLENGE and not event.proved:
             return [self._door.challenge(event, event.header, message.hops, now)]
-        elsewhere = self.forwarding.redirect_via(event, opened, verdict.via, now)
-        if elsewhere is not None:
-            return [elsewhere]
+        elsewhere = self.forwarding.redirect_via(event, opened, verdict, now)
+        if elsewhere:
+            return elsewhere
         return self.forwarding.pass_on(event, message, opened, way, verdict, now)
 
     # --- the way back: ACCEPT makes pending rules, everything finds its way by our token ---

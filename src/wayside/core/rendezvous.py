@@ -197,9 +197,9 @@ class Rendezvous:
             return forwarding.refuse(asked, opened, refusal)
         if verdict.action is PolicyAction.CHALLENGE and not asked.proved:
             return [self._door.challenge(asked, asked.header, message.hops, now)]
-        elsewhere = forwarding.redirect_via(asked, opened, verdict.via, now)
-        if elsewhere is not None:
-            return [elsewhere]
+        elsewhere = forwarding.redirect_via(asked, opened, verdict, now)
+        if elsewhere:
+            return elsewhere
         located = read_location(event.record, opened.terms.to_key)
         if located is None:
             known = opened.to_name or "that host"
