@@ -45,17 +45,19 @@ from wayside.core.events import (
     RuleRead,
     TimePassed,
 )
-from wayside.core.gate import Gate, GateContext
+from wayside.core.forwarding import GateContext
+from wayside.core.gate import Gate
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
 from wayside.core.messages import MESSAGES, Hop, Message, Open, OpenTerms, decode, encode, padded
 from wayside.core.opening import SIGNATURE_CONTEXT
 from wayside.core.passage import Passage
 from wayside.core.policy import Policy, PolicyAction
+from wayside.core.rendezvous import Rendezvous
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid, Rule
 from wayside.core.virtual import VirtualAddresses
-from wayside.core.way import Translation
+from wayside.core.way import Box, Translation
 
 EPOCH_S = 1_800_000_000.0
 HOP_S = 0.001
@@ -142,13 +144,13 @@ class Pair:
         self.c, self.s = client or make_host("c"), server or make_host("s")
         names = [f"g{number + 1}" for number in range(gates)]
         self.gates = {name: make_gate(name, policy=gate_policy) for name in names}
-        self.nodes: dict[str, Host | Gate] = {"c": self.c, **self.gates, "s": self.s}
+        self.nodes: dict[str, Host | Gate | Rendezvous] = {"c": self.c, **self.gates, "s": self.s}
         self.order = list(self.nodes)
         self.inside, self.data, self.answer, self.transport = inside, data, answer, transport
         self.own = {name: self._addresses(at, family) for at, name in enumerate(self.order)}
         for name in nats:
             outside = self.outside(name).ip
-            self.gates[name].context.nat = Translation({family: outside}, ports)
+            self.gates[name].context.box = Box(Translation({family: outside}), ports=ports)
         self.kernel: dict[str, dict[Flow, Rule]] = {name: {} for name in self.order}
         self.expires: dict[tuple[str, Flow], float] = {}
         self.saved: dict[str, dict[Cid, bytes]] = {name: {} for name in self.order}
@@ -457,7 +459,9 @@ def snapshot(thing: Any) -> Any:
     if is_dataclass(thing):
         names = [field.name for field in fields(thing)]
     else:
-        names = sorted(getattr(thing, "__dict__", ()))
+        slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+        held = {name for name in slots if hasattr(thing, name)} - {"__weakref__"}
+        names = sorted({*getattr(thing, "__dict__", ()), *held})
     if not names:
         return repr(thing)
     return type(thing).__name__, [

@@ -97,7 +97,7 @@ ACCEPT_TERMS = st.builds(
     from_key=KEYS,
     open_hash=KEYS,
     hops_hash=KEYS,
-    source=ADDRESSES,
+    check=st.binary(min_size=c.CHECK_BYTES, max_size=c.CHECK_BYTES),
     destination=ADDRESSES,
     ephemeral=KEYS,
     lifetime_s=SECONDS,
@@ -120,6 +120,8 @@ REDIRECT_TERMS = st.builds(
     locator=LOCATOR,
     approval=TOKENS,
     until_s=SECONDS,
+    relay=st.integers(0, 1),
+    key=st.just(b"") | KEYS,
 )
 STOP_TERMS = st.builds(
     m.StopTerms,
@@ -143,7 +145,7 @@ OPEN = st.builds(
     m.Open, _SIGNED, _SIGNATURE, HOPS, mac=st.just(b"") | _MAC, pad=st.binary(max_size=64)
 )
 ACCEPT = st.builds(m.Accept, _SIGNED, _SIGNATURE, HOPS, st.lists(ADDRESSES, max_size=8).map(tuple))
-CONFIRM = st.builds(m.Confirm, KEYS, _MAC, HOPS)
+CONFIRM = st.builds(m.Confirm, KEYS, _MAC, _MAC, HOPS)
 CHALLENGE = st.builds(m.Challenge, KEYS, HOPS)
 REJECT = st.builds(m.Reject, _SIGNED, _SIGNATURE, HOPS)
 REDIRECT = st.builds(m.Redirect, _SIGNED, _SIGNATURE, HOPS)

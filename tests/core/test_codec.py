@@ -17,7 +17,7 @@ from wayside.core.codec import DecodeError, Header, decode_body, encode_body
 from wayside.core.rule import Cid
 
 CID = Cid(bytes(range(16)))
-CONFIRM = m.Confirm(bytes(32), bytes(16))
+CONFIRM = m.Confirm(bytes(32), bytes(16), bytes(16))
 HEADER = Header(m.Confirm.TYPE, 2, CID)
 HOP = m.Hop(bytes(32), 1, 120, b"token")
 ENDS = (Address.parse("192.0.2.1:40000"), Address.parse("192.0.2.2:443"))
@@ -84,13 +84,15 @@ def test_a_changed_byte_gives_another_message_or_none(
 def test_every_tag_is_refused() -> None:
     """R-3.2: wherever it stands, and before anything is built out of it."""
     seen, mac = cbor2.dumps(bytes(32)), cbor2.dumps(bytes(16))
+    rest = b"\x02" + mac + b"\x05" + mac
+    assert not is_refused(b"\xa3\x01" + seen + rest)
     for number in range(70_001):
         tag = cbor2.dumps(cbor2.CBORTag(number, 0))[:-1]
-        assert is_refused(b"\xa2\x01" + tag + seen + b"\x02" + mac), number
+        assert is_refused(b"\xa3\x01" + tag + seen + rest), number
     for number in (0, 1, 2, 4, 5, 24, 30, 35, 36, 55799, 2**32, 2**64 - 1):
         tag = cbor2.dumps(cbor2.CBORTag(number, 0))[:-1]
         assert is_refused(tag + encode_body(CONFIRM)), number
-        assert is_refused(b"\xa2" + tag + b"\x01" + seen + b"\x02" + mac), number
+        assert is_refused(b"\xa3" + tag + b"\x01" + seen + rest), number
 
 
 def spelt(items: list[tuple[bytes, bytes]], head: bytes | None = None, tail: bytes = b"") -> bytes:
@@ -100,42 +102,43 @@ def spelt(items: list[tuple[bytes, bytes]], head: bytes | None = None, tail: byt
 
 
 SEEN, MAC = (b"\x01", cbor2.dumps(bytes(32))), (b"\x02", cbor2.dumps(bytes(16)))
+PROOF = (b"\x05", cbor2.dumps(bytes(16)))
 
 
 def test_the_spelling_that_the_next_test_bends_is_right() -> None:
-    assert spelt([SEEN, MAC]) == encode_body(CONFIRM)
-    assert not is_refused(spelt([SEEN, MAC]))
+    assert spelt([SEEN, MAC, PROOF]) == encode_body(CONFIRM)
+    assert not is_refused(spelt([SEEN, MAC, PROOF]))
 
 
 SPELLINGS: dict[str, bytes] = {
-    "an indefinite map": spelt([SEEN, MAC], b"\xbf", b"\xff"),
-    "keys out of order": spelt([MAC, SEEN]),
-    "a key twice": spelt([SEEN, SEEN, MAC]),
-    "a key too many": spelt([SEEN, MAC, (b"\x04", b"\x00")]),
-    "a key missing": spelt([SEEN]),
-    "a long key": spelt([(b"\x18\x01", SEEN[1]), MAC]),
-    "a key that is a float": spelt([(b"\xf9\x3c\x00", SEEN[1]), MAC]),
-    "a key that is true": spelt([(b"\xf5", SEEN[1]), MAC]),
-    "a key that is text": spelt([(b"\x61\x31", SEEN[1]), MAC]),
-    "a long length of the map": spelt([SEEN, MAC], b"\xb8\x02"),
-    "a long length of a string": spelt([(b"\x01", b"\x59\x00\x20" + bytes(32)), MAC]),
-    "a string in pieces": spelt([(b"\x01", b"\x5f\x58\x20" + bytes(32) + b"\xff"), MAC]),
-    "text for bytes": spelt([(b"\x01", b"\x78\x20" + b"a" * 32), MAC]),
-    "too short a string": spelt([(b"\x01", b"\x58\x1f" + bytes(31)), MAC]),
-    "null": spelt([(b"\x01", b"\xf6"), MAC]),
-    "undefined": spelt([(b"\x01", b"\xf7"), MAC]),
-    "an empty list of hops": spelt([SEEN, MAC, (b"\x03", b"\x80")]),
-    "nine hops": spelt([SEEN, MAC, (b"\x03", cbor2.dumps([encode_body(HOP)] * 9))]),
-    "a list of half a hop": spelt([SEEN, MAC, (b"\x03", cbor2.dumps([b"\xa1"]))]),
-    "bytes behind the end": spelt([SEEN, MAC], tail=b"\x00"),
-    "the end cut off": spelt([SEEN, MAC])[:-1],
-    "a list": b"\x82" + SEEN[1] + MAC[1],
+    "an indefinite map": spelt([SEEN, MAC, PROOF], b"\xbf", b"\xff"),
+    "keys out of order": spelt([MAC, SEEN, PROOF]),
+    "a key twice": spelt([SEEN, SEEN, MAC, PROOF]),
+    "a key too many": spelt([SEEN, MAC, PROOF, (b"\x06", b"\x00")]),
+    "a key missing": spelt([SEEN, MAC]),
+    "a long key": spelt([(b"\x18\x01", SEEN[1]), MAC, PROOF]),
+    "a key that is a float": spelt([(b"\xf9\x3c\x00", SEEN[1]), MAC, PROOF]),
+    "a key that is true": spelt([(b"\xf5", SEEN[1]), MAC, PROOF]),
+    "a key that is text": spelt([(b"\x61\x31", SEEN[1]), MAC, PROOF]),
+    "a long length of the map": spelt([SEEN, MAC, PROOF], b"\xb8\x03"),
+    "a long length of a string": spelt([(b"\x01", b"\x59\x00\x20" + bytes(32)), MAC, PROOF]),
+    "a string in pieces": spelt([(b"\x01", b"\x5f\x58\x20" + bytes(32) + b"\xff"), MAC, PROOF]),
+    "text for bytes": spelt([(b"\x01", b"\x78\x20" + b"a" * 32), MAC, PROOF]),
+    "too short a string": spelt([(b"\x01", b"\x58\x1f" + bytes(31)), MAC, PROOF]),
+    "null": spelt([(b"\x01", b"\xf6"), MAC, PROOF]),
+    "undefined": spelt([(b"\x01", b"\xf7"), MAC, PROOF]),
+    "an empty list of hops": spelt([SEEN, MAC, (b"\x03", b"\x80"), PROOF]),
+    "nine hops": spelt([SEEN, MAC, (b"\x03", cbor2.dumps([encode_body(HOP)] * 9)), PROOF]),
+    "a list of half a hop": spelt([SEEN, MAC, (b"\x03", cbor2.dumps([b"\xa1"])), PROOF]),
+    "bytes behind the end": spelt([SEEN, MAC, PROOF], tail=b"\x00"),
+    "the end cut off": spelt([SEEN, MAC, PROOF])[:-1],
+    "a list": b"\x83" + SEEN[1] + MAC[1] + PROOF[1],
     "a number": b"\x00",
     "nothing": b"",
     "a thousand lists": b"\x81" * 1000 + b"\x00",
-    "deep inside a field": spelt([(b"\x01", b"\x81" * 1000 + b"\x00"), MAC]),
+    "deep inside a field": spelt([(b"\x01", b"\x81" * 1000 + b"\x00"), MAC, PROOF]),
     "a length beyond all memory": b"\xbb" + b"\xff" * 8,
-    "a string beyond all memory": spelt([(b"\x01", b"\x5b" + b"\xff" * 8), MAC]),
+    "a string beyond all memory": spelt([(b"\x01", b"\x5b" + b"\xff" * 8), MAC, PROOF]),
 }
 
 

@@ -21,12 +21,11 @@ from wayside.core.effects import (
     ReportOpened,
     SendDatagram,
 )
+from wayside.core.ends import Initiator, Responder
 from wayside.core.errors import DropReason, IllegalMove
 from wayside.core.events import CloseRequested, RulesFailed
-from wayside.core.initiator import Initiator
 from wayside.core.messages import Accept, Close, Confirm, Open, encode
 from wayside.core.passage import TRANSITIONS, Stage
-from wayside.core.responder import Responder
 
 GATES = pytest.mark.parametrize("gates", [0, 1, 2])
 FAMILIES = pytest.mark.parametrize("family", [4, 6])

@@ -18,7 +18,7 @@ from pair import (
 )
 from wayside.core import constants as c
 from wayside.core.address import Address
-from wayside.core.admission import Quota
+from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.codec import Header, decode_body, encode_body
 from wayside.core.effects import (
     ChangeRules,
@@ -27,6 +27,7 @@ from wayside.core.effects import (
 )
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, TimePassed
+from wayside.core.gate import Gate
 from wayside.core.messages import (
     Accept,
     AcceptTerms,
@@ -36,7 +37,7 @@ from wayside.core.messages import (
     encode,
 )
 from wayside.core.opening import SIGNATURE_CONTEXT, open_hash
-from wayside.core.passage import Crossing, Passage, Stage
+from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.route import TOKEN_VALID_S, hops_hash
 from wayside.core.rule import Action, Cid
@@ -55,7 +56,7 @@ def test_pending_rules_fit_one_5_tuple_for_five_seconds() -> None:
     }
     assert pair.passage().stage is Stage.PENDING
     pair.gates["g1"].handle(TimePassed(), pair.now + 6)
-    table = pair.gates["g1"]._table
+    table = pair.gates["g1"].table
     assert (table.by_cid, table._by_flow, table._lent) == ({}, {}, {})
     assert table.deadlines.next is None
     assert table._quota._total == 0
@@ -147,8 +148,6 @@ def test_an_accept_by_another_key_or_of_another_open_is_dropped() -> None:
 @pytest.mark.parametrize(
     "addresses",
     [
-        {"source": Address.parse("10.0.0.9:40000")},
-        {"source": Address.parse("10.0.0.2:40001")},
         {"destination": Address.parse("10.2.0.9:8443")},
         {"destination": Address.parse("[2001:db8::1]:8443")},
     ],
@@ -208,8 +207,8 @@ def test_a_repeated_accept_goes_on_again_and_makes_nothing_new() -> None:
         pair.tell("g1", again)
     gate = pair.gates["g1"]
     assert len(gate.passages) == 1
-    assert gate._table._quota._total == 1
-    assert len(gate._table.deadlines._heap) < 200
+    assert gate.table._quota._total == 1
+    assert len(gate.table.deadlines._heap) < 200
     pair.release()
     pair.run(0.1)
     assert pair.passage().stage is Stage.LIVE
@@ -236,7 +235,7 @@ def test_another_flow_cannot_slip_into_a_pending_connection() -> None:
             key.public,
             open_hash(header, message.signed),
             hops_hash(message.hops),
-            asked.source,
+            bytes(8),
             asked.destination,
             bytes(31) + b"\x09",
             120,
@@ -252,7 +251,7 @@ def test_another_flow_cannot_slip_into_a_pending_connection() -> None:
 def test_a_full_table_takes_no_more() -> None:
     """R-7.4: the ACCEPT is dropped (FULL), and what is there stays."""
     pair = Pair(1)
-    pair.gates["g1"]._table._quota = Quota(0, 0)
+    pair.gates["g1"].table._quota = Quota(0, 0)
     pair.hold.add(Accept)
     pair.open(0.05)
     ((_, event),) = pair.held
@@ -266,6 +265,40 @@ def test_refreshes_do_not_make_the_table_of_deadlines_grow() -> None:
     crossing, cid = Crossing(flow, flow), Cid(bytes(16))
     for number in range(30_000):
         until = number / 500 + 3600
-        gate._table.keep(Passage(cid, Stage.LIVE, crossing, number, until, 3600.0, bytes(6)))
-    assert len(gate._table.deadlines._heap) < 200
-    assert gate._table._by_flow == dict.fromkeys((flow, flow.reversed()), cid)
+        gate.table.keep(Passage(cid, Stage.LIVE, crossing, Seqs(), until, 3600.0, bytes(6)))
+    assert len(gate.table.deadlines._heap) < 200
+    assert gate.table._by_flow == dict.fromkeys((flow, flow.reversed()), cid)
+
+
+def test_a_confirm_shows_the_gate_that_its_sender_has_the_key() -> None:
+    """R-5.3.4: who saw the token and nothing else makes no rule last."""
+    pair = waiting(Confirm)
+    ((_, event),) = pair.held
+    for proof in (bytes(16), b"\xff" * 16):
+        unmoved(pair, changed(event, proof=proof), DropReason.STALE)
+    assert pair.passage().stage is Stage.PENDING
+    pair.release()
+    pair.run(0.1)
+    assert pair.passage().stage is Stage.LIVE
+
+
+def test_an_accept_that_names_other_hops_than_it_brings_makes_no_rule() -> None:
+    """R-8.4, R-5.2.4: the responder signed for others, or somebody added one since."""
+    pair = waiting(Accept)
+    ((_, event),) = pair.held
+    (hop,) = hops_of(event.data)
+    more = (hop, replace(hop, key=STRANGER.public))
+    unmoved(pair, changed(event, hops=more), DropReason.STALE)
+    assert pair.kernel["g1"] == {}
+
+
+def test_a_token_from_before_a_restart_brings_nothing_new() -> None:
+    """R-6.5: what was closed shortly before would come back by it."""
+    pair = waiting(Accept)
+    ((_, event),) = pair.held
+    pair.now += 1
+    old = pair.gates["g1"]
+    fresh = Gate(old.context, FrontDoor(old._box, Budget()), old._box, Quota(9, 9))
+    assert fresh.restore([], pair.now) == 0
+    pair.restart("g1", fresh)
+    unmoved(pair, event, DropReason.TOKEN)

@@ -127,7 +127,7 @@ def accept_terms(pair: Pair, **terms: Any) -> AcceptTerms:
         from_key=pair.s.context.key.public,
         open_hash=hash_of(pair),
         hops_hash=hops_hash(()),
-        source=wire.source,
+        check=bytes(8),
         destination=wire.destination,
         ephemeral=bytes(31) + b"\x09",
         lifetime_s=120,
@@ -140,7 +140,6 @@ FORGED = [
     ({"open_hash": bytes(32)}, DropReason.SIGNATURE),
     ({"hops_hash": bytes(32)}, DropReason.SIGNATURE),
     ({"ephemeral": bytes(32)}, DropReason.SIGNATURE),
-    ({"source": ELSEWHERE}, DropReason.ADDRESS),
     ({"destination": ELSEWHERE}, DropReason.ADDRESS),
     ({"destination": Address.parse("10.1.0.2:0")}, DropReason.ADDRESS),
     ({"destination": Address.parse("[2001:db8::1]:443")}, DropReason.ADDRESS),
@@ -176,16 +175,20 @@ def test_an_accept_with_a_hop_that_the_responder_did_not_see_is_dropped() -> Non
 
 
 def test_of_two_different_accepts_the_first_counts() -> None:
-    """R-5.2.2: somebody copied the OPEN with hops of their own and passes the answer on."""
+    """R-5.2.2, R-5.2.1: of a copy with another token; one by other boxes is not answered."""
     pair = Pair(1)
     pair.hold.add(Accept)
     pair.open(0.01)
     header, message = message_of(pair.last(Open, "g1").data)
     assert isinstance(message, Open)
     fake = Open(message.signed, message.signature, (Hop(STRANGER.public, 1, 1, b"x"),))
-    pair.inject("s", padded(header, fake), pair.own["c"][0])
+    dropped = pair.inject("s", padded(header, fake), pair.own["c"][0])
+    assert reasons(dropped) == [DropReason.STALE]
+    (mine,) = message.hops
+    copy = Open(message.signed, message.signature, (replace(mine, token=b"x"),))
+    pair.inject("s", padded(header, copy), pair.own["c"][0])
     copied = pair.last(Accept, "s")
-    assert getattr(message_of(copied.data)[1], "hops", ()) == fake.hops
+    assert hops_of(copied.data) == copy.hops
     pair.release()
     pair.run(0.1)
     before = pair.connection("c").hops
@@ -247,7 +250,8 @@ def test_the_peer_or_a_hop_may_refuse_a_refresh() -> None:
         pair = Pair(1).open()
         pair.lose[Open] = 1
         pair.run(39.1)
-        pair.inject("c", a_reject(pair, pair.nodes[who].context.key, seq=2), ELSEWHERE)
+        key = pair.s.context.key if who == "s" else pair.gates[who].context.key
+        pair.inject("c", a_reject(pair, key, seq=2), ELSEWHERE)
         assert pair.ended("c")
         assert pair.kernel["c"] == {}
         assert len(pair.seen(ReportRefused, "c")) == 1
@@ -325,8 +329,18 @@ def test_stop_and_what_an_initiator_does_not_take_are_dropped() -> None:
     wire = pair.connection("c").agreement.wire
     stop = StopTerms(STRANGER.public, wire.transport, wire.source, wire.destination, 60, 0)
     unmoved(pair, signed(pair, Stop, stop, STRANGER), DropReason.UNEXPECTED)
-    for sent in (pair.last(Open), pair.last(Confirm)):
-        unmoved(pair, sent.data, DropReason.UNEXPECTED)
+    unmoved(pair, pair.last(Confirm).data, DropReason.STALE)
+
+
+def test_its_own_open_comes_back_and_an_initiator_says_that_it_is_somebody_else() -> None:
+    """R-5.1.8: it asks for another key; nothing of the connection changes."""
+    pair = Pair().open()
+    before = snapshot(pair.c)
+    (answer,) = pair.inject("c", pair.last(Open).data, pair.own["s"][0])
+    assert isinstance(answer, SendDatagram)
+    terms = decode_body(RejectTerms, body_of(answer.data, Reject).signed)
+    assert (terms.code, terms.from_key) == (Code.BAD_IDENTITY, pair.c.context.key.public)
+    assert snapshot(pair.c) == before
 
 
 def test_a_peer_whose_key_is_no_key_just_does_not_answer() -> None:
@@ -370,7 +384,7 @@ def test_a_message_for_a_connection_that_is_not_there_is_dropped(kind: type) -> 
             Header(kind.TYPE, 0, pair.cid),
             kind(
                 *(
-                    (bytes(32), bytes(16))
+                    (bytes(32), bytes(16), bytes(16))
                     if kind is Confirm
                     else (bytes(32),)
                     if kind is Challenge

@@ -38,7 +38,8 @@ def asked(  # a request with everything that a test does not care about filled i
 
 
 def rule(name: str, action: PolicyAction, from_: str = "*", to: str = "*") -> PolicyRule:
-    return PolicyRule(name, action, (Pattern.parse(from_),), (Pattern.parse(to),))
+    via = "proxy" if action is PolicyAction.REDIRECT else ""
+    return PolicyRule(name, action, (Pattern.parse(from_),), (Pattern.parse(to),), via=via)
 
 
 def test_the_first_rule_that_fits_decides() -> None:

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
 
 import pytest
 
-from pair import ALLOW, REJECT, make_host
-from star import ADDRESSES, Star, make_relay, make_rendezvous
+from pair import ALLOW, make_host, snapshot
+from star import ADDRESSES, Star, make_rendezvous
 from wayside.core.address import Address, Transport
+from wayside.core.admission import Budget, FrontDoor, Quota
+from wayside.core.approval import check_approval, create_approval
+from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
-from wayside.core.effects import SendDatagram
-from wayside.core.messages import Code, Redirect
+from wayside.core.crypto import SigningKey
+from wayside.core.effects import FindLocation, KeepLocation, ReportRefused
+from wayside.core.events import CloseRequested, LocationFound
+from wayside.core.gate import Gate
+from wayside.core.messages import Code, Confirm, Open, OpenTerms, Redirect, decode, encode, padded
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
-from wayside.core.rendezvous import read_location
-from wayside.core.way import Box, Relaying
+from wayside.core.rendezvous import Rendezvous, read_location
+from wayside.core.rule import Cid
 
 STEER = Policy((PolicyRule("hide", PolicyAction.STEER, service=("https",)),), PolicyAction.ALLOW)
 
 
-def star(policy: Policy = ALLOW, **more: object) -> Star:
-    """A client that lets the rendezvous and a gate's relay redirect it, and a server that registers."""
-    nodes = {"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous(policy=policy), **more}
-    world = Star(nodes)  # type: ignore[arg-type]
+def star(policy: Policy = ALLOW) -> Star:
+    """A client that lets the rendezvous redirect it, and a server that registers there."""
+    world = Star({"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous(policy=policy)})
     world.host("c").context.redirectors = (world.key("r"),)
     world.host("s").context.redirectors = (world.key("r"),)
     world.register()
     return world
 
 
-def is_up(world: Star, cid: bytes) -> bool:
-    ends = [world.host(name).connections.get(cid) for name in "cs"]  # type: ignore[arg-type]
+def is_up(world: Star, cid: Cid) -> bool:
+    ends = [world.host(name).connections.get(cid) for name in "cs"]
     return all(end is not None and end.state is State.CONNECTED for end in ends)
 
 
@@ -58,8 +62,6 @@ def test_a_host_that_moved_is_found_where_it_is_now() -> None:
 
 def test_a_host_that_left_is_not_found() -> None:
     """R-10.2: REJECT 8, at once."""
-    from wayside.core.events import CloseRequested
-
     world = star()
     registration = next(iter(world.host("s").connections))
     world.tell("s", CloseRequested(registration))
@@ -133,12 +135,6 @@ def test_an_old_or_foreign_record_is_no_location() -> None:
         assert read_location(changed, key) is None
 
 
-def relayed(**relaying: object) -> Star:
-    """A client whose relay is `p`: the server redirects to it, for want of a gate on the way."""
-    world = star(p=make_relay("p", Box(relay=Relaying(**relaying))))  # type: ignore[arg-type]
-    return world
-
-
 def test_a_host_can_ask_for_the_approval_of_its_home() -> None:
     """R-5.7.4: who comes without is sent there, and back, and is let in."""
     world = star()
@@ -165,12 +161,6 @@ def test_without_its_homes_approval_a_host_lets_nobody_in() -> None:
 
 def test_an_approval_is_for_one_connection() -> None:
     """R-5.7.3: not for another cid, key, service or transport, nor later than a minute."""
-    from wayside.core.approval import check_approval, create_approval
-    from wayside.core.codec import decode_body
-    from wayside.core.crypto import SigningKey
-    from wayside.core.messages import Open, OpenTerms, decode
-    from wayside.core.rule import Cid
-
     world = star()
     message = decode(next(iter(world.store.values()))[1])[1]
     assert isinstance(message, Open)
@@ -207,3 +197,236 @@ def test_ends_that_move_at_once_find_each_other_again_ten_times() -> None:
     world.run(200)
     assert is_up(world, cid)
     assert [len(world.kernel[node]) for node in "cs"] == [2, 2]
+
+
+def carried(world: Star, cid: Cid) -> bool:
+    """Whether packets of both ends come through the rendezvous to where the other one is."""
+    ours = world.connection("c", cid).agreement.wire
+    theirs = world.connection("s", cid).agreement.wire
+    rules = world.kernel["r"]
+    there, back = rules.get(ours), rules.get(theirs)
+    return (
+        there is not None
+        and back is not None
+        and (there.rewrite, back.rewrite) == (theirs.reversed(), ours.reversed())
+        and theirs.source.ip == world.own["s"].ip
+    )
+
+
+STUCK = pytest.mark.xfail(
+    reason="who lets the rendezvous redirect it takes itself for the one that is hidden",
+    strict=True,
+)
+
+
+@pytest.mark.parametrize("knows", [False, True])
+@pytest.mark.parametrize("mover", ["c", "s", "cs", "sc"])
+def test_either_end_of_a_hidden_connection_moves_or_both_at_once(
+    request: pytest.FixtureRequest, mover: str, knows: bool
+) -> None:
+    """R-10.5, R-5.4.5: the client asks the rendezvous, which finds the connection by its cid.
+
+    `knows`: the client lets this rendezvous redirect it, too.
+    """
+    if knows and "c" in mover:
+        request.applymarker(STUCK)
+    world = star(STEER)
+    if not knows:
+        world.host("c").context.redirectors = ()
+    cid = world.ask("c", "s", "r")
+    for number in range(5):
+        for node in mover:
+            world.move(node, f"10.7{'cs'.index(node)}.{number}.2")
+        world.run(2)
+        assert is_up(world, cid)
+        assert carried(world, cid)
+        assert world.connection("c", cid).agreement.wire.source.ip == world.own["c"].ip
+    world.run(200)
+    assert carried(world, cid)
+    assert len(world.kernel["r"]) == 2
+    seen = [event for _, there, event in world.wire if there == "c"]
+    assert seen
+    for number in range(5):
+        at = Address.parse(f"10.71.{number}.2").ip.packed
+        assert not any(at in event.data for event in seen)
+
+
+def test_a_hidden_connection_is_closed_by_either_end_with_nothing_left() -> None:
+    """R-5.9.2, R-10.5: at the relay that hides, too."""
+    for end in "cs":
+        world = star(STEER)
+        cid = world.ask("c", "s", "r")
+        world.tell(end, CloseRequested(cid, "done"))
+        world.run(30)
+        assert [world.kernel[node] for node in "csr"] == [{}, {}, {}]
+        rendezvous = world.nodes["r"]
+        assert isinstance(rendezvous, Rendezvous)
+        table = rendezvous.gate.table
+        assert (table.by_cid, table._by_flow, table._lent, table._hidden) == ({}, {}, {}, {})
+
+
+def restarted(world: Star) -> None:
+    """The gate of the rendezvous is another, with the same secret, and its kernel's rules."""
+    rendezvous = world.nodes["r"]
+    assert isinstance(rendezvous, Rendezvous)
+    old = rendezvous.gate
+    fresh = Gate(old.context, FrontDoor(old._box, Budget()), old._box, Quota(100, 100))
+    assert fresh.restore([(rule, 80.0) for rule in world.kernel["r"].values()], world.now) == 1
+    rendezvous.gate = fresh
+
+
+def test_a_restarted_rendezvous_keeps_carrying_what_it_hides() -> None:
+    """R-6.5: and refreshes of the client keep it."""
+    world = star(STEER)
+    cid = world.ask("c", "s", "r")
+    restarted(world)
+    world.run(200)
+    assert is_up(world, cid)
+    assert carried(world, cid)
+
+
+FORGETS = pytest.mark.xfail(
+    reason="a rule's note does not say whom it hides, until the next refresh", strict=True
+)
+
+
+@pytest.mark.parametrize("after_s", [pytest.param(1, marks=FORGETS), 100])
+def test_a_hidden_host_moves_after_its_rendezvous_restarted(after_s: float) -> None:
+    """R-6.5, R-10.5: before the next refresh, and after it."""
+    world = star(STEER)
+    cid = world.ask("c", "s", "r")
+    restarted(world)
+    world.run(after_s)
+    world.move("s", "10.9.9.9")
+    world.run(2)
+    assert is_up(world, cid)
+    assert carried(world, cid)
+
+
+@FORGETS
+def test_a_restarted_rendezvous_still_hides() -> None:
+    """R-10.5: nothing that the client hears names the host."""
+    world = star(STEER)
+    world.ask("c", "s", "r")
+    restarted(world)
+    begun = len(world.wire)
+    world.run(200)
+    hidden = Address.parse(ADDRESSES["s"]).ip.packed
+    seen = [event.data for _, there, event in world.wire[begun:] if there == "c"]
+    assert seen
+    assert not any(hidden in data for data in seen)
+
+
+def test_a_later_registration_takes_the_place_of_an_earlier_one_and_never_the_other_way() -> None:
+    """R-10.3: by the time that the host signed, then by the seq."""
+    world = star()
+    first = next(one for _, one in world.effects if isinstance(one, KeepLocation))
+    world.move("s", "10.9.9.9")
+    world.run(1)
+    kept = [one for _, one in world.effects if isinstance(one, KeepLocation)]
+    assert [one.order for one in kept] == sorted({one.order for one in kept})
+    found = read_location(first.record, world.key("s"))
+    newest = read_location(kept[-1].record, world.key("s"))
+    assert found is not None
+    assert newest is not None
+    assert str(newest.at.ip) == "10.9.9.9"
+    assert newest.order > found.order
+
+
+def test_what_a_store_has_of_somebody_else_sends_nobody_anywhere() -> None:
+    """R-10.3: a record of another key, a spoilt one, and none, are all REJECT 8."""
+    world = star()
+    (order, record) = next(iter(world.store.values()))
+    key = world.key("s"), 4
+    for spoilt in (b"", record[:-1], record[:40] + bytes(1) + record[41:]):
+        world.store[key] = (order, spoilt)
+        cid = world.ask("c", "s", "r", cid=len(world.refusals()) + 1)
+        assert not is_up(world, cid)
+        assert world.refusals()[-1].code == Code.NO_ROUTE
+    told = [one for name, one in world.effects if name == "c" and isinstance(one, ReportRefused)]
+    assert len(told) == 3
+
+
+def test_a_location_that_comes_late_changes_nothing_of_a_rendezvous() -> None:
+    """R-10.4: it answers the OPEN that it was asked for, and keeps none of it."""
+    world = star()
+    world.ask("c", "s", "r")
+    asked = next(one for _, one in world.effects if isinstance(one, FindLocation))
+    rendezvous = world.nodes["r"]
+    before = snapshot(rendezvous)
+    for record in (b"", world.store[asked.key, asked.family][1]):
+        (answer, *_) = rendezvous.handle(
+            LocationFound(record, asked.asked, asked.opened), world.now
+        )
+        assert snapshot(rendezvous) == before
+        assert answer is not None
+
+
+def test_a_redirect_is_smaller_than_what_it_answers() -> None:
+    """R-7.5, R-5.7."""
+    world = star()
+    world.ask("c", "s", "r")
+    sizes = {
+        event.data[4]: len(event.data)
+        for name, there, event in world.wire
+        if {name, there} == {"c", "r"}
+    }
+    assert sizes[Redirect.TYPE] <= sizes[Open.TYPE]
+
+
+def test_a_registration_is_no_way_to_somebody_elses_key() -> None:
+    """R-10.2: the key that signed is the key that is located."""
+    world = star()
+    assert {key for key, _ in world.store} == {world.key("s")}
+    world.register("c", cid=201)
+    assert {key for key, _ in world.store} == {world.key("s"), world.key("c")}
+    world.ask("c", "s", "r")
+    wire = world.connection("s", Cid(bytes([1]) * 16)).agreement.wire
+    assert wire.destination.ip == world.own["c"].ip
+
+
+def test_a_confirm_of_nothing_registers_nobody() -> None:
+    """R-10.2, R-7.6."""
+    world = star()
+    kept = dict(world.store)
+    header = Header(Confirm.TYPE, 0, Cid(b"nothing of the r"))
+    data = encode(header, Confirm(bytes(32), bytes(16), bytes(16)))
+    event = next(event for _, there, event in world.wire if there == "r")
+    world.tell("r", replace(event, data=data))
+    assert world.store == kept
+
+
+@pytest.mark.xfail(reason="an OPEN that was dropped is remembered all the same", strict=True)
+def test_a_forged_open_of_a_registration_changes_nothing() -> None:
+    """R-7.6, R-10.3: who knows its cid keeps the host neither from being found nor from going."""
+    world = star()
+    rendezvous = world.nodes["r"]
+    (registration,) = world.host("s").connections
+    event = next(event for _, there, event in world.wire if there == "r")
+    header, message = decode(event.data)
+    assert isinstance(message, Open)
+    forged = padded(header, replace(message, signature=bytes(64), pad=b""))
+    before = snapshot(rendezvous)
+    world.tell("r", replace(event, data=forged))
+    assert snapshot(rendezvous) == before
+    world.tell("s", CloseRequested(registration, "leaving"))
+    world.run(1)
+    assert next(iter(world.store.values()))[1] == b""
+
+
+def test_a_gate_can_send_a_client_to_who_answers_in_anothers_place() -> None:
+    """R-5.7.2: the client asks for another key then, and knows it; by a stranger it does not."""
+    proxy = make_host("p")
+    world = star()
+    world = Star({**world.nodes, "p": proxy})
+    gate = world.nodes["r"]
+    assert isinstance(gate, Rendezvous)
+    context = gate.gate.context
+    rule = PolicyRule("inspect", PolicyAction.REDIRECT, service=("https",), via="p")
+    context.policy = Policy((rule,), PolicyAction.ALLOW)
+    context.instead = {"p": proxy.context.key.public}
+    cid = world.ask("c", "s", "r")
+    assert world.connection("c", cid).state is State.CONNECTED
+    assert world.connection("c", cid).agreement.peer.key == proxy.context.key.public
+    assert world.connection("p", cid).agreement.peer.key == world.key("c")
+    assert cid not in world.host("s").connections

@@ -33,6 +33,7 @@ from wayside.core.effects import (
     ReportOpened,
     SendDatagram,
 )
+from wayside.core.ends import Responder
 from wayside.core.errors import DropReason
 from wayside.core.events import DataAnswered
 from wayside.core.messages import (
@@ -46,7 +47,6 @@ from wayside.core.messages import (
     encode,
     padded,
 )
-from wayside.core.responder import Responder
 from wayside.core.route import hops_hash
 
 ELSEWHERE = Address.parse("192.0.2.66:4747")
@@ -140,7 +140,9 @@ def test_nobody_else_can_take_over_a_connection_that_is_not_confirmed_yet(seq: i
     """R-5.4.2: a stranger who saw the OPEN sends one of their own with its cid and a higher seq."""
     pair = offered()
     unmoved(pair, stranger_open(pair, seq=seq), DropReason.STALE, pair.own["c"][0])
-    unmoved(pair, stranger_open(pair, seq=seq, mac=b"m" * 16), DropReason.STALE)
+    unmoved(pair, stranger_open(pair, seq=seq, mac=b"m" * 16), DropReason.ADDRESS)
+    there = stranger_open(pair, seq=seq, mac=b"m" * 16, source=ELSEWHERE.with_port(40000))
+    unmoved(pair, there, DropReason.STALE)
 
 
 @pytest.mark.parametrize("seq", [1, 2, 2**64 - 1])
@@ -165,7 +167,10 @@ def test_not_even_the_peer_can_refresh_what_is_not_confirmed_yet(seq: int) -> No
 def test_nobody_else_can_refresh_a_connection(seq: int) -> None:
     """R-5.4.2: a higher seq, the same key, the right MAC; anything else is stale."""
     pair = Pair().open()
-    unmoved(pair, stranger_open(pair, seq=seq), DropReason.STALE)
+    unmoved(pair, stranger_open(pair, seq=seq), DropReason.ADDRESS)
+    unmoved(pair, stranger_open(pair, seq=seq), DropReason.STALE, pair.own["c"][0])
+    there = stranger_open(pair, seq=seq, source=ELSEWHERE.with_port(40000))
+    unmoved(pair, there, DropReason.STALE)
     mine = make_open(
         pair.c.context.key,
         pair.s.context.key.public,
@@ -174,23 +179,21 @@ def test_nobody_else_can_refresh_a_connection(seq: int) -> None:
         seq=seq,
         mac=b"wrong mac 16 by.",
     )
-    unmoved(pair, mine, DropReason.STALE)
+    unmoved(pair, mine, DropReason.STALE, pair.own["c"][0])
 
 
 @pytest.mark.parametrize(
-    "terms",
+    ("terms", "reason"),
     [
-        {"service": "echo"},
-        {"transport": Transport.UDP},
-        {"source": Address.parse("10.0.0.2:40001")},
-        {"source": Address.parse("10.0.0.3:40000")},
-        pytest.param(
-            {"destination": Address.parse("10.1.0.3:443")},
-            marks=pytest.mark.xfail(reason="a responder does not look at it", strict=True),
-        ),
+        ({"service": "echo"}, DropReason.STALE),
+        ({"transport": Transport.UDP}, DropReason.STALE),
+        ({"source": Address.parse("10.0.0.3:40000")}, DropReason.ADDRESS),
+        ({"destination": Address.parse("10.1.0.3:443")}, DropReason.ADDRESS),
     ],
 )
-def test_a_refresh_is_about_the_same_service_and_addresses(terms: dict[str, Any]) -> None:
+def test_a_refresh_is_about_the_same_service_and_addresses(
+    terms: dict[str, Any], reason: DropReason
+) -> None:
     """R-5.4.2: who was let in for one thing does not get another with it, key and MAC or not."""
     pair = Pair().open()
     wire = pair.connection("c").agreement.wire
@@ -209,7 +212,7 @@ def test_a_refresh_is_about_the_same_service_and_addresses(terms: dict[str, Any]
     key = pair.connection("c").keys.by_seq[0]
     proof = mac(key, header.signing, message.signed)
     data = padded(header, replace(message, mac=proof, pad=b""))
-    unmoved(pair, data, DropReason.STALE, pair.own["c"][0])
+    unmoved(pair, data, reason, pair.own["c"][0])
     same = make_open(
         pair.c.context.key,
         pair.s.context.key.public,
@@ -288,10 +291,10 @@ def forged_confirms(pair: Pair) -> list[tuple[bytes, DropReason]]:
     keyed = pair.connection("c").keys.by_seq[0]
     other = mac(keyed, header.signing, bytes(32))
     return [
-        (encode(header, Confirm(message.seen, bytes(16))), DropReason.SIGNATURE),
-        (encode(header, Confirm(bytes(32), message.mac)), DropReason.SIGNATURE),
-        (encode(header, Confirm(bytes(32), other)), DropReason.STALE),
-        (encode(header, Confirm(message.seen, message.mac, (hop,))), DropReason.STALE),
+        (encode(header, replace(message, mac=bytes(16))), DropReason.SIGNATURE),
+        (encode(header, replace(message, seen=bytes(32))), DropReason.SIGNATURE),
+        (encode(header, replace(message, seen=bytes(32), mac=other)), DropReason.STALE),
+        (encode(header, replace(message, hops=(hop,))), DropReason.STALE),
         (encode(Header(3, 2, pair.cid), message), DropReason.STALE),
         (encode(Header(3, 2**64 - 1, pair.cid), message), DropReason.STALE),
     ]
@@ -365,11 +368,13 @@ def pair_event(pair: Pair, sent: Sent) -> Any:
 def test_no_more_goes_to_an_address_than_came_from_there() -> None:
     """R-7.5: credit earned by one address is not spent on another."""
     pair = offered(2)
-    first = pair.last(Open, "g2")
-    pair.inject("s", first.data, ELSEWHERE)
+    first, beside = pair.last(Open, "g2"), pair.own["c"][0].with_port(4748)
+    unmoved(pair, first.data, DropReason.ADDRESS)
+    pair.inject("s", first.data, beside)
     pair.run(6)
-    there = [len(one.data) for one in pair.wire if one.destination == ELSEWHERE]
+    there = [len(one.data) for one in pair.wire if one.destination == beside]
     assert 0 < sum(there) <= len(first.data)
+    assert not [one for one in pair.wire if one.destination == ELSEWHERE]
 
 
 def test_a_peer_cannot_have_a_refresh_answered_to_a_victim_more_than_it_sent() -> None:
@@ -378,10 +383,13 @@ def test_a_peer_cannot_have_a_refresh_answered_to_a_victim_more_than_it_sent() -
     pair.hold.add(Open)
     pair.run(39.1)
     ((_, event),) = pair.held
-    pair.inject("s", event.data, ELSEWHERE)
+    beside = pair.own["c"][0].with_port(4748)
+    unmoved(pair, event.data, DropReason.ADDRESS)
+    pair.inject("s", event.data, beside)
     pair.run(80)
-    there = [len(one.data) for one in pair.wire if one.destination == ELSEWHERE]
+    there = [len(one.data) for one in pair.wire if one.destination == beside]
     assert 0 < sum(there) <= len(event.data)
+    assert not [one for one in pair.wire if one.destination == ELSEWHERE]
 
 
 def test_a_late_answer_of_the_application_goes_the_usual_way() -> None:
@@ -429,7 +437,7 @@ def test_an_ephemeral_key_of_small_order_is_refused(ephemeral: bytes) -> None:
 def test_what_a_responder_does_not_take_is_dropped() -> None:
     """R-7.2."""
     pair = Pair().open()
-    unmoved(pair, pair.last(Accept, "s").data, DropReason.UNEXPECTED)
+    unmoved(pair, pair.last(Accept, "s").data, DropReason.STALE)
     assert isinstance(pair.connection("s"), Responder)
 
 

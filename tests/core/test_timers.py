@@ -31,10 +31,10 @@ def test_a_timer_runs_until_the_last_time_it_was_set_to_and_can_be_stopped() -> 
     timers.start(Timer.REFRESH, 1.0)
     timers.start(Timer.REFRESH, 2.0)
     assert timers.take_due(1.5) == []
-    timers.stop(Timer.REFRESH, Timer.LINGER)
+    timers.stop(Timer.REFRESH, Timer.OFFER)
     assert timers.deadline is None
     timers.start(Timer.EXPIRE, 1.0)
-    timers.start(Timer.LINGER, 1.0)
+    timers.start(Timer.OFFER, 1.0)
     timers.stop()
     assert timers.take_due(9.0) == []
 

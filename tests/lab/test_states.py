@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wayside.core.initiator import Initiator
-from wayside.core.responder import Responder
+from wayside.core.ends import Initiator
+from wayside.core.ends import Responder
 from wayside.lab.states import document
 
 STATES = Path(__file__).resolve().parents[2] / "docs" / "states.md"

@@ -8,7 +8,15 @@ from vectors.describe import Json, described, header_of
 from vectors.world import ANSWER, EPOCH_S, SERVICE, Plan, World, certificate, key, seed
 from wayside.core.address import Transport
 from wayside.core.codec import Header, decode_body, encode_body
-from wayside.core.crypto import agree, derive, digest, ephemeral_public, mac, static_x25519
+from wayside.core.crypto import (
+    agree,
+    check_of,
+    derive,
+    digest,
+    ephemeral_public,
+    mac,
+    static_x25519,
+)
 from wayside.core.identity import key_text
 from wayside.core.messages import Accept, AcceptTerms, Close, Confirm, Open, OpenTerms, decode
 from wayside.core.opening import SIGNATURE_CONTEXT, open_hash
@@ -161,11 +169,15 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
         "connection_key_salt_input": _parts(named, ephemeral_public(theirs)),
         "connection_key_salt": salt.hex(),
         "connection_key": connection_key.hex(),
+        "accept_check_input": mac(connection_key, confirm_header.signing).hex(),
+        "accept_check": check_of(mac(connection_key, confirm_header.signing)).hex(),
         "seen_input": _parts(accept.signed, *(address.pack() for address in accept.returned)),
         "seen": confirm.seen.hex(),
         "confirm_signing_header": confirm_header.signing.hex(),
         "confirm_mac_input": digest(confirm_header.signing, confirm.seen).hex(),
         "confirm_mac": mac(connection_key, confirm_header.signing, confirm.seen).hex(),
+        "confirm_proof_input": digest(confirm_header.signing).hex(),
+        "confirm_proof": confirm.proof.hex(),
     }
     terms = decode_body(OpenTerms, opened.signed)
     if terms.sealed:

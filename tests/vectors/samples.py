@@ -13,6 +13,7 @@ from wayside.core.codec import Body, Header, encode_body
 from wayside.core.crypto import (
     SigningKey,
     agree,
+    check_of,
     derive,
     digest,
     ephemeral_public,
@@ -63,7 +64,7 @@ ACCEPT = m.AcceptTerms(
     from_key=key("responder").public,
     open_hash=HASH,
     hops_hash=digest(),
-    source=FOUR[0],
+    check=check_of(MAC),
     destination=FOUR[1],
     ephemeral=ephemeral_public(seed("another ephemeral secret")),
     lifetime_s=120,
@@ -91,8 +92,8 @@ def samples() -> dict[str, Json]:
                     hops=HOPS, returned=(FOUR[0],)),
         ],
         "confirm": [
-            _bare("without hops", m.Confirm(HASH, MAC)),
-            _bare("with hops", m.Confirm(HASH, MAC, HOPS), 4),
+            _bare("without hops", m.Confirm(HASH, MAC, MAC)),
+            _bare("with hops", m.Confirm(HASH, MAC, MAC, HOPS), 4),
         ],
         "challenge": [
             _bare("without hops", m.Challenge(proofs[0])),
@@ -108,6 +109,10 @@ def samples() -> dict[str, Json]:
             _signed("to an address", m.Redirect, _redirect(m.Locator(SIX[1])), gate),
             _signed("to a host behind two boxes", m.Redirect,
                     _redirect(m.Locator(FOUR[1], (b"outer", b"inner"))), gate, hops=HOPS),
+            _signed("by way of a relay", m.Redirect,
+                    replace(_redirect(m.Locator(FOUR[1])), relay=1), gate),
+            _signed("to who answers instead", m.Redirect,
+                    replace(_redirect(m.Locator(FOUR[1])), key=key("second gate").public), gate),
         ],
         "close": [
             _bare("without a reason", m.Close(MAC)),

@@ -28,13 +28,14 @@ from wayside.core.events import (
     OpenRequested,
     TimePassed,
 )
-from wayside.core.gate import Gate, GateContext
+from wayside.core.forwarding import GateContext
+from wayside.core.gate import Gate
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity, sign_certificate
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid
-from wayside.core.way import Translation
+from wayside.core.way import Box, Translation
 
 EPOCH_S = 1_800_000_000
 """The wall clock of every machine at `now` = 0: a day in January 2027."""
@@ -152,7 +153,7 @@ def _gate(entropy: Entropy, plan: Plan) -> Gate:
         Policy(default=PolicyAction.ALLOW),
         entropy,
         epoch_s=EPOCH_S,
-        nat=Translation({here.family: here.ip}, known=known) if plan.nat else None,
+        box=Box(Translation({here.family: here.ip}, known) if plan.nat else None),
     )
     box = TokenBox(context.key.public, seed("secret of gate"), entropy)
     return Gate(context, FrontDoor(box, Budget()), box, Quota(100, 100))
@@ -246,7 +247,9 @@ class World:
                 pass
 
     def _carry(self, sender: str, datagram: SendDatagram) -> None:
-        source = datagram.source or self.signaling[sender]
+        source = self.signaling[sender]
+        if datagram.source is not None:
+            source = datagram.source.with_port(source.port)
         receiver = next(
             name for name, address in self.signaling.items() if address == datagram.destination
         )

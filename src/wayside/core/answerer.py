@@ -276,7 +276,9 @@ class Answerer(Connection):
             self._enter(State.CONNECTED)
         switch = self._switch(offer.wire)
         self.keys.add(offer.seq, offer.key)
-        self.towards, self.hops = offer.towards, offer.hops
+        self.towards = offer.towards
+        if offer.seq == self.keys.seq:
+            self.hops = offer.hops
         most = self.host.lifetime_s
         granted = [most, offer.asked.lifetime_s or most, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))

@@ -52,13 +52,16 @@ from .messages import (
     padded,
 )
 from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
-from .route import ISSUER_BYTES, hops_hash
+from .route import ISSUER_BYTES, hops_hash, returning
 from .saved import save
 from .timers import Timer
 from .way import Role
 
 KEY_SHOWN = 13
 """Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
+
+CONFIRMED_S = 0.3
+"""A CONFIRM has arrived by then, or the ACCEPT has been repeated and answered with another."""
 
 ROOM_FOR_HOPS_BYTES = 320
 """Left free in an OPEN that carries data: two hops' records."""
@@ -219,6 +222,8 @@ class Asker(Connection):
     @property
     def hider(self) -> bytes | None:
         """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
+        if self.PARITY == 0:
+            return None
         keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
         return next((key for key in keys if key in self.host.redirectors), None)
 
@@ -284,11 +289,12 @@ class Asker(Connection):
         confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
         said = self._outside()
-        self.hops = message.hops
         self.keys.add(attempt.seq, key)
+        if attempt.seq == self.keys.seq:  # what we say next goes by the newest route
+            self.hops = message.hops
         effects = self._connected(attempt, wire, terms, confirm, now)
         if self._outside() != said:  # only now we know, and what we sign has to say it
-            effects += self._move(self.agreement.wire, now)
+            self.timers.start(Timer.REFRESH, now + CONFIRMED_S)
         return effects
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:
@@ -305,6 +311,8 @@ class Asker(Connection):
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
         if terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of another address")
+        if len(message.returned) != returning(message.hops):
+            raise ValueError("somebody added to what was returned")
         there = (message.returned or (terms.destination,))[-1]
         if there.ip != self.towards.ip:
             raise ValueError("packets would go elsewhere than the OPEN")
@@ -329,6 +337,8 @@ class Asker(Connection):
         first, before = self.state is State.OPENING, self.agreement
         switch = self._switch(wire, (confirm,))
         about = self.agreement
+        if self.offer is not None and not self.offer.confirmed:  # it was asked where we were
+            self.offer.wire = replace(self.offer.wire, source=wire.source)
         granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:

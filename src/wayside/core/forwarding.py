@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from . import constants as c
-from .address import Address
+from .address import Address, Transport
 from .crypto import SigningKey
 from .effects import Effect, ReportRefused, SendDatagram
 from .events import MessageReceived
 from .identity import Names, key_text
 from .messages import Code, Hop, Open, padded
 from .opening import CheckedOpen, Refusal, redirect, refuse
+from .passages import KNOWN_BYTES
 from .policy import Direction, Policy, Request, Verdict
 from .route import TokenBox, TokenState, binding_of, kind_of, parties_of
 from .way import Box, Role, Way
@@ -117,10 +118,10 @@ class Forwarding:
         terms = opened.terms
         most = self.context.lifetime_s
         granted = min(terms.lifetime_s or c.LIFETIME_S, verdict.lifetime_s or most, most)
-        registers = (
-            terms.service == c.LOCATION_SERVICE and self.context.box.nat and event.side == "inside"
-        )
-        hides = way.role is Role.HIDING
+        is_location = (terms.service, terms.transport) == (c.LOCATION_SERVICE, Transport.NONE)
+        registers = is_location and self.context.box.nat and event.side == "inside"
+        hidden = terms.from_key if event.header.seq % 2 else terms.to_key
+        known = terms.from_key if registers else hidden if way.role is Role.HIDING else b""
         return TokenState(
             issued_s=int(now),
             previous=event.source,
@@ -134,7 +135,7 @@ class Forwarding:
             here=way.here,
             onward=way.onward if way.here else None,
             far=way.far if way.hides_source else None,
-            key=terms.from_key if registers else terms.to_key if hides else b"",
+            key=known[:KNOWN_BYTES],
         )
 
     def _forward(

@@ -190,13 +190,15 @@ class Gate:
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         header = event.header
         state = self._fresh_token(event, message, now)
-        if state is None or (header.cid not in self.passages and state.issued_s < self._since):
+        if state is None or (header.cid not in self.passages and state.issued_s < int(self._since)):
             return [Dropped(DropReason.TOKEN, event.source)]
         if event.side == side_of(state) and state.onward is None:  # it never crossed us
             return [Dropped(DropReason.ADDRESS, event.source)]
         try:
             terms = decode_body(AcceptTerms, message.signed)
-            crossing = crossing_of(event, state, message, terms, self.table, self.context.box)
+            crossing = crossing_of(
+                event, self.context.key.public, state, message, terms, self.table, self.context.box
+            )
             binding = binding_of(terms.from_key, terms.open_hash, event.source.ip)
             if binding != state.binding or crossing is None:
                 return [Dropped(DropReason.ADDRESS, event.source)]

@@ -344,6 +344,8 @@ class Host:
         self._watch(connection)
 
     def _index(self, about: Agreement) -> None:
+        if about.wire.transport is Transport.NONE:
+            return  # no packets, so no flow that two could want
         self._by_wire[about.wire.on_the_wire] = about.cid
         self._by_local[about.local.on_the_wire] = about.cid
 

@@ -32,6 +32,7 @@ from .messages import (
     RejectTerms,
     encode,
 )
+from .route import returning
 
 SIGNATURE_CONTEXT = b"wayside/1 "
 """Before every signed message, so that no signature of ours means anything elsewhere. R-4.2."""
@@ -194,6 +195,17 @@ def refuse(
             break
     signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
     return answer(event, encode(header, Reject(signed, signature, hops)))
+
+
+def destination_of(terms: OpenTerms, hops: tuple[Hop, ...]) -> Address | None:
+    """Where an OPEN goes behind these hops, as far as they say; None: one of them hides it."""
+    there: Address | None = terms.destination
+    for hop in hops:
+        if hop.destination is not None:
+            there = hop.destination
+        elif returning((hop,)):
+            there = None
+    return there
 
 
 def redirect(

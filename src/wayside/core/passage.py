@@ -8,6 +8,7 @@ beside the first until its CONFIRM. Spec: R-5.4.4, R-6.1, R-6.4, R-8.1.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -40,6 +41,11 @@ class Crossing:
 
     near: Flow
     far: Flow
+
+    @property
+    def lends(self) -> bool:
+        """Whether the gate puts an address of its own in the source's place."""
+        return self.near.source != self.far.source
 
     def reversed(self) -> Crossing:
         """The same, when the other end asks."""
@@ -91,7 +97,7 @@ class Passage:
 
     `crossing` is as the initiator sees it, whoever asked last. `parties`: a hash of the two keys, 6
     bytes; `moving`: where one of the ends says that it goes, until the CONFIRM of that seq; `key`:
-    of the host that registers so, or that is hidden.
+    the first 8 bytes of that of the host that registers so, or that is hidden.
     """
 
     cid: Cid
@@ -131,8 +137,8 @@ class Passage:
         if near.transport is Transport.NONE:
             return ()
         seq, check = self.seqs.last
-        number, lifetime, pair = str(seq), f"{self.lifetime_s:g}", self.parties.hex()
-        words = (number, lifetime, pair, check.hex(), self.service, self.rule)
+        raw = (seq.to_bytes(8, "big").lstrip(b"\0"), self.parties, check, self.key)
+        words = (f"{self.lifetime_s:g}", *map(_text, raw), self.service, self.rule)
         note = note_of(*words)
         return tuple(
             Rule(
@@ -151,13 +157,24 @@ class Passage:
 def restored(rule: Rule, left_s: float, now: float) -> Passage | None:
     """The passage that a rule in the kernel is of; None for a rule that says nothing. R-6.5."""
     try:
-        number, lifetime, parties, check, service, name = rule.note.split(" ")
-        seq, lifetime_s, pair = int(number), float(lifetime), bytes.fromhex(parties)
+        lifetime, *raw, service, name = rule.note.split(" ")
+        lifetime_s = float(lifetime)
+        number, pair, check, key = map(_bytes, raw)
         seqs = Seqs()
-        seqs.accept(seq, bytes.fromhex(check))
+        seqs.accept(int.from_bytes(number, "big"), check)
     except ValueError:
         return None
     stage = Stage.LIVE if rule.renewed_by_packets or left_s > c.PENDING_S else Stage.PENDING
     crossing = Crossing(rule.match, rule.rewrite or rule.match)
-    until = now + left_s
-    return Passage(rule.owner, stage, crossing, seqs, until, lifetime_s, pair, service, name)
+    about = (seqs, now + left_s, lifetime_s, pair, service, name)
+    return Passage(rule.owner, stage, crossing, *about, key=key)
+
+
+def _text(raw: bytes) -> str:
+    """Bytes in as few characters as a note can hold."""
+    return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    """What `_text` wrote; a note says `-` for nothing. Raises ValueError."""
+    return b"" if text == "-" else urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -21,6 +21,10 @@ PORT_TRIES = 256
 """Ports that a NAT tries for one flow before it says that it has none left."""
 
 
+KNOWN_BYTES = 8
+"""Of a key that a passage is for: nobody makes another one with the same."""
+
+
 class Passages:
     """What goes through a gate, with its indexes and deadlines."""
 
@@ -60,7 +64,8 @@ class Passages:
         """Put it in, or bring its indexes up to date."""
         self.by_cid[passage.cid] = passage
         self.claim(passage.cid, passage.crossing)
-        self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
+        if passage.crossing.lends:
+            self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
         if passage.key and passage.flow.transport is not Transport.NONE:
             self._hidden.setdefault(passage.key, {})[passage.cid] = None
         self.deadlines.set(passage.cid, passage.until)
@@ -103,12 +108,12 @@ class Passages:
 
     def hidden(self, key: bytes) -> list[Passage]:
         """The live connections to a host that we hide, by its key, 32 bytes."""
-        live = (self.by_cid[cid] for cid in self._hidden.get(key, ()))
+        live = (self.by_cid[cid] for cid in self._hidden.get(key[:KNOWN_BYTES], ()))
         return [passage for passage in live if passage.stage is Stage.LIVE]
 
     def inside(self, key: bytes) -> Address | None:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""
-        return self._inside.get(key, (None, None))[1]
+        return self._inside.get(key[:KNOWN_BYTES], (None, None))[1]
 
     def source(self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int]) -> Address | None:
         """A source for packets from `near`: its own port if it is free, else one that is.
@@ -131,7 +136,7 @@ class Passages:
 
     def is_lent(self, cid: Cid, crossing: Crossing) -> bool:
         """Whether another connection has got this one's source meanwhile."""
-        return self._lent.get(_towards(crossing.far), (cid,))[0] != cid
+        return crossing.lends and self._lent.get(_towards(crossing.far), (cid,))[0] != cid
 
     def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:
         """An address of ours for packets that are for a host inside: its port if that is free."""

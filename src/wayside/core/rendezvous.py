@@ -17,6 +17,7 @@ from typing import assert_never
 from . import constants as c
 from .address import Address
 from .admission import FrontDoor
+from .answerer import Offer
 from .codec import DecodeError, Header, decode_body
 from .crypto import BadSignature, verify
 from .effects import Dropped, Effect, FindLocation, KeepLocation, ReportClosed, ReportOpened
@@ -38,7 +39,7 @@ from .events import (
 from .gate import Gate
 from .host import Host
 from .messages import Code, Open, OpenTerms, decode, encode
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, source_of
+from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash, source_of
 from .policy import PolicyAction
 from .rule import Cid
 from .way import Role, Way, lent_way, misplaced
@@ -92,6 +93,7 @@ class Rendezvous:
         self.gate = gate
         self._door = door
         self._asked: OrderedDict[Cid, bytes] = OrderedDict()
+        self._kept: dict[Cid, None] = {}
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -138,8 +140,10 @@ class Rendezvous:
             if terms.to_key != self.host.context.key.public:
                 return [FindLocation(terms.to_key, terms.source.family, event, opened)]
             effects = self._from_host(self.host.handle(event, now))
-        if isinstance(message, Open) and cid in self.host.connections:
-            self._remember(event, message)
+        connection = self.host.connections.get(cid)
+        offer = connection.offer if connection is not None else None
+        if isinstance(message, Open) and offer is not None:
+            self._remember(event, message, offer)
         return effects
 
     def _check(self, event: MessageReceived, message: Open, now: float) -> CheckedOpen | Effect:
@@ -151,9 +155,11 @@ class Rendezvous:
 
     # --- who registers ---
 
-    def _remember(self, event: MessageReceived, message: Open) -> None:
+    def _remember(self, event: MessageReceived, message: Open, offer: Offer) -> None:
         """Keep what a host has signed until its CONFIRM shows that it is there. Spec: R-10.2."""
         header = event.header
+        if offer.hash != open_hash(header, message.signed):
+            return
         record = encode(replace(header, proofs=()), Open(message.signed, message.signature))
         self._asked.pop(header.cid, None)
         while len(self._asked) >= ASKED_MAX:
@@ -166,8 +172,9 @@ class Rendezvous:
             if isinstance(effect, ReportOpened) and effect.service == c.LOCATION_SERVICE:
                 effects += self._located(effect.cid, effect.lifetime_s)
             elif isinstance(effect, ReportClosed) and effect.service == c.LOCATION_SERVICE:
-                effects += self._located(effect.cid, 0.0)
+                effects += self._located(effect.cid, 0.0) if effect.cid in self._kept else []
                 self._asked.pop(effect.cid, None)
+                self._kept.pop(effect.cid, None)
         return effects
 
     def _located(self, cid: Cid, lifetime_s: float) -> list[Effect]:
@@ -178,6 +185,7 @@ class Rendezvous:
         located = read_location(record, key)
         if located is None or located.at.ip != seen.ip:
             return []  # behind a NAT that it does not know of yet: it will say so in a moment
+        self._kept[cid] = None
         effects: list[Effect] = [KeepLocation(key, seen.family, record, located.order, lifetime_s)]
         return effects + (self.gate.follow(key, seen.ip) if lifetime_s else [])
 

@@ -28,10 +28,17 @@ COOKIE_VALID_S = 30.0
 """Long enough for every box of a route to challenge once, short enough to be worthless later."""
 
 ISSUER_BYTES = 8
+NAT = 2
+"""The role of a box that rewrites either end of a flow; above it: both. Spec: R-8.1."""
 SIDES = ("", "inside", "outside")
 BINDING_BYTES, PARTIES_BYTES = 12, 6
 """A token is echoed four times, by both ends: three ACCEPTs must fit into what an OPEN pays for.
 Both hashes are sealed, so that nobody can try until one fits but by sending OPENs."""
+
+
+def returning(hops: Sequence[Hop]) -> int:
+    """How many of these boxes rewrite the destination, and so add to `returned`. Spec: R-5.2.4."""
+    return sum(hop.role > NAT or (hop.role == NAT and hop.source is None) for hop in hops)
 
 
 def parties_of(one: bytes, other: bytes) -> bytes:
@@ -56,7 +63,7 @@ class TokenState:
     `previous`: whence the OPEN came; `port`: of its flow's source, which has the same address.
     `far`: that source behind the gate, if it is another. `here`, `onward`: our own address that
     was asked, and where the OPEN went on to; without them it was in transit and went on to where
-    it was going. `parties`: a hash of both keys; `key`: of who registers
+    it was going. `parties`: a hash of both keys; `key`: 8 bytes of that of who registers
     or is hidden; `kind`: transport and the side that the OPEN came from, see `kind_of`.
     """
 
@@ -73,7 +80,7 @@ class TokenState:
         Field(10, "here", ADDRESS, optional=True),
         Field(11, "onward", ADDRESS, optional=True),
         Field(12, "far", ADDRESS, optional=True),
-        Field(13, "key", fixed(32), optional=True),
+        Field(13, "key", fixed(8), optional=True),
     )
     issued_s: int
     previous: Address

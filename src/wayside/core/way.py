@@ -17,11 +17,11 @@ from .address import IP, Address, Flow
 from .approval import check_approval
 from .errors import DropReason
 from .events import MessageReceived
-from .messages import Accept, AcceptTerms, Code, Open
-from .opening import CheckedOpen, Refusal, is_agreed, is_sound, source_of
+from .messages import Accept, AcceptTerms, Code, Hop, Open
+from .opening import CheckedOpen, Refusal, destination_of, is_agreed, is_sound, source_of
 from .passage import Crossing, Passage
 from .passages import Passages
-from .route import TokenState, far_source, near_source, transport_of
+from .route import TokenState, far_source, near_source, returning, transport_of
 
 Network = IPv4Network | IPv6Network
 
@@ -135,7 +135,7 @@ def way_of(
         if nat is None and box.relay is None:
             return DropReason.UNEXPECTED
         refusal = misplaced(event, message, opened)
-        return refusal or _way_from_us(event, opened, near, box, table, unix_s)
+        return refusal or _way_from_us(event, opened, message.hops, box, table, unix_s)
     refusal = misplaced(event, message, opened)
     if refusal is not None:
         return refusal
@@ -148,17 +148,18 @@ def way_of(
 def _way_from_us(
     event: MessageReceived,
     opened: CheckedOpen,
-    near: Address,
+    hops: tuple[Hop, ...],
     box: Box,
     table: Passages,
     unix_s: float,
 ) -> Way | Refusal:
     """An OPEN that was sent to a box itself: for a host behind it, or for it to pass on."""
+    near = source_of(opened.terms, hops)
     terms, cid = opened.terms, event.header.cid
     known = table.known(cid, terms.from_key, terms.to_key)
     if known is not None:
         return _way_back(known, event, near)
-    there = opened.flow.destination
+    there = destination_of(terms, hops) or event.destination
     if there.ip == event.destination.ip:
         inside = table.inside(terms.to_key) or (
             box.nat.known.get(terms.to_key) if box.nat else None
@@ -193,22 +194,28 @@ def _way_back(known: Passage, event: MessageReceived, near: Address) -> Way:
     there, ours = theirs.far.destination, theirs.far.source
     far = near if theirs.near.source == ours else ours
     hides = bool(known.key) and there.port != 0
-    role = Role.HIDING if hides else Role.NAT
+    role = Role.HIDING if hides else Role.NAT if far == near else Role.RELAY
     return Way(role, near, far, there.with_port(c.SIGNALING_PORT), event.destination)
 
 
 def crossing_of(
     event: MessageReceived,
+    key: bytes,
     state: TokenState,
     message: Accept,
     terms: AcceptTerms,
     table: Passages,
     box: Box,
 ) -> Crossing | None:
-    """The flows that an ACCEPT agrees to, on both sides of a gate; None: no rule can be made.
+    """The flows that an ACCEPT agrees to, on both sides of the gate with this key, 32 bytes.
+
+    None: no rule can be made.
 
     Spec: R-5.2.4, R-8.3, R-8.7.
     """
+    behind = [hop.key for hop in message.hops].index(key) + 1
+    if len(message.returned) != returning(message.hops[behind:]):
+        return None
     told = (message.returned or (terms.destination,))[-1]
     there = event.source.with_port(told.port)
     far = Flow(transport_of(state), far_source(state), there)

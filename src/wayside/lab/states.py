@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TypeVar
 
-from wayside.core import gate
+from wayside.core import passage
 from wayside.core.connection import State
 from wayside.core.passage import Stage
 from wayside.core.ends import Initiator
@@ -30,12 +30,12 @@ What is not drawn is refused: the machine raises `IllegalMove` and changes nothi
 
 def document() -> str:
     """The whole text of docs/states.md."""
-    stages = {before: after for before, after in gate.TRANSITIONS.items() if before is not None}
+    stages = {before: after for before, after in passage.TRANSITIONS.items() if before is not None}
     parts = [
         HEAD,
         _section("Initiator", State, Initiator.TRANSITIONS, [State.IDLE]),
         _section("Responder", State, Responder.TRANSITIONS, [State.IDLE]),
-        _section("Gate, for each connection", Stage, stages, gate.TRANSITIONS[None]),
+        _section("Gate, for each connection", Stage, stages, passage.TRANSITIONS[None]),
         "A gate has no state before the ACCEPT: between OPEN and ACCEPT it remembers nothing.\n",
         "## Timers\n\n| timer | when it is over |\n|---|---|\n"
         + "".join(f"| {timer.name} | {timer.value} |\n" for timer in Timer),
