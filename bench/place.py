@@ -63,8 +63,9 @@ class Bench:
         daemons = self.daemons
         host = daemons.host(client, lifetime_s=lifetime_s)
         peer = daemons.host(server, services, lifetime_s=lifetime_s)
-        sides = {"inside": client, "outside": server}
-        gate = daemons.gate(middle, **sides, policy=ALLOW_LAB, lifetime_s=lifetime_s)
+        gate = daemons.gate(
+            middle, inside=client, outside=server, policy=ALLOW_LAB, lifetime_s=lifetime_s
+        )
         daemons.start()
         virtual = {family: host.address(peer.name, family) for family in (4, 6)}
         return Line(host, gate, peer, virtual, self._plain_row(delay_ms))

@@ -1,4 +1,4 @@
-"""`wayside host` and `wayside gate`: read the configuration and run the daemon."""
+"""`wayside host`, `gate` and `rendezvous`: read the configuration and run the daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATHS = frozenset({"key", "state", "socket", "log", "policy", "certificate"})
 
 
 def _daemon_options(function: F) -> F:
-    """What both daemons take; an option goes over WAYSIDE_*, that over the file."""
+    """What all daemons take; an option goes over WAYSIDE_*, that over the file."""
     for option in (
         click.option("--lifetime-s", type=float, help="Lifetime of connections in seconds."),
         click.option("--policy", type=FILE, help="Policy file."),
@@ -56,11 +56,30 @@ def gate(config: Path | None, **options: object) -> int:
     """Run a gate between its inside and outside interfaces, in the foreground.
 
     Nothing passes but what was signaled and its policy allows. SIGHUP reads the policy again.
+    gate.toml may also make it a NAT ([nat]), a relay ([relay]), and name relays that its policy
+    redirects to ([relays]).
     """
-    from wayside.runtime.config import load_gate
     from wayside.runtime.gate import run_gate
+    from wayside.runtime.gate_config import load_gate
 
     return asyncio.run(run_gate(load_gate(config, _given(options), os.environ)))
+
+
+@click.command()
+@_daemon_options
+@click.option("--certificate", type=FILE, help="Certificate file of our name.")
+@click.option("--store", help='"sqlite" (in the state directory), or redis://host:port,host:port.')
+def rendezvous(config: Path | None, **options: object) -> int:
+    """Run a rendezvous, in the foreground: it knows where hosts are.
+
+    Hosts register with it and may move; others ask it for them, and its policy says who finds
+    whom. With the key of a domain it lets new hosts join (`wayside invite`). SIGHUP reads the
+    policy again.
+    """
+    from wayside.runtime.rendezvous import run_rendezvous
+    from wayside.runtime.rendezvous_config import load_rendezvous
+
+    return asyncio.run(run_rendezvous(load_rendezvous(config, _given(options), os.environ)))
 
 
 def _given(options: dict[str, object]) -> dict[str, object]:

@@ -21,7 +21,8 @@ def socket_option(function: F) -> F:
         "socket_path",
         type=FILE,
         metavar="PATH",
-        help="Control socket of the daemon (WAYSIDE_SOCKET; default: the host's, else the gate's).",
+        help="Control socket of the daemon (WAYSIDE_SOCKET; default: that of the role that runs "
+        "here: the host's, else the gate's, else the rendezvous').",
     )(function)
 
 
@@ -39,10 +40,10 @@ def json_option(function: F) -> F:
 
 
 def daemon_socket(chosen: Path | None) -> Path:
-    """The control socket to use: as chosen, the host's, or the gate's where only that is there."""
+    """The control socket to use: as chosen, else of a role that runs here, the host's first."""
     from wayside.runtime.config import default_socket
 
     if chosen:
         return chosen
-    host, gate = (default_socket(role, os.environ) for role in ("host", "gate"))
-    return gate if gate.exists() and not host.exists() else host
+    sockets = [default_socket(role, os.environ) for role in ("host", "gate", "rendezvous")]
+    return next((path for path in sockets if path.exists()), sockets[0])

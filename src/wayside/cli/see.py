@@ -6,7 +6,7 @@ import difflib
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,7 +14,13 @@ from .options import FILE, daemon_socket, json_option, socket_option
 from .text import plain, span
 
 if TYPE_CHECKING:
-    from wayside.runtime.control_types import RefusalRecord, StatusReply
+    from wayside.runtime.control_types import ConnectionRecord, RefusalRecord, StatusReply
+
+Role = Literal["host", "gate", "rendezvous"]
+ROLES: tuple[Role, ...] = ("host", "gate", "rendezvous")
+
+KEY_SHOWN = 13
+"""Characters of a key: 60 bits, enough to tell two apart."""
 
 
 @click.command()
@@ -49,14 +55,42 @@ def _print_status(reply: StatusReply) -> None:
             row = (one.peer, one.service, one.state, one.flow, expires, str(one.packets))
             table.add_row(*map(plain, row))
         console.print(table)
+        for one in reply.connections:
+            for line in _journey_lines(one):
+                console.print(plain(line))
     shown = len(reply.connections)
     more = f", the first {shown} shown" if shown < reply.connections_total else ""
     console.print(f"{reply.connections_total} connections{more}; {reply.refused_total} refused")
     for service in reply.services:
         allow = ", ".join(service.allow) or "anyone"
         console.print(f"offers {service.service} on port {service.port} to {allow}")
+    for one in reply.registrations:
+        where = f"rendezvous {one.address} ({one.rendezvous[:KEY_SHOWN]}...)"
+        up = one.since_s is not None
+        now = f"for {span(one.since_s)}" if one.since_s is not None else one.why or "asking"
+        console.print(plain(f"{'registered' if up else 'not registered'} with {where}: {now}"))
     for reason, count in sorted(reply.dropped.items()):
         console.print(f"dropped {count} datagrams: {reason}")
+
+
+def _journey_lines(one: ConnectionRecord) -> list[str]:
+    """What a connection is beside its flow: on the wire, at the other end, by whom, moved."""
+    if one.wire == one.flow and not one.via:
+        return []
+    lines = [f" {one.peer} {one.service}: leaves as {one.wire}"]
+    if one.there and one.there != one.wire:
+        lines.append(f"   arrives as {one.there}")
+    boxes = ", ".join(f"{hop.role} {hop.key[:KEY_SHOWN]}..." for hop in one.via)
+    way = f"by way of {boxes}" if boxes else "direct"
+    if one.hidden:
+        way += "; hidden"
+    if one.redirected_by:
+        way += "; sent there by " + ", ".join(f"{key[:KEY_SHOWN]}..." for key in one.redirected_by)
+    lines.append(f"   {way}")
+    if one.moves:
+        gap = f", our last in {one.gap_ms:.0f} ms" if one.gap_ms is not None else ""
+        lines.append(f"   moved {one.moves} times{gap}")
+    return lines
 
 
 @click.command()
@@ -114,16 +148,16 @@ def explain(code: str) -> None:
 
 
 @click.command()
-@click.option("--config", type=FILE, help="host.toml or gate.toml, to check its key and port.")
-@click.option("--role", type=click.Choice(["host", "gate"]), default="host", show_default=True)
+@click.option("--config", type=FILE, help="The role's file, to check its key and port.")
+@click.option("--role", type=click.Choice(ROLES), default="host", show_default=True)
 @json_option
-def doctor(config: Path | None, role: str, as_json: bool) -> int:
+def doctor(config: Path | None, role: Role, as_json: bool) -> int:
     """Check what this machine needs to run wayside, and what is in its way; changes nothing."""
     import json
 
     from wayside.runtime.checkup import examine
 
-    findings = examine("gate" if role == "gate" else "host", config, os.environ)
+    findings = examine(role, config, os.environ)
     if as_json:
         rows = [
             {"name": one.name, "ok": one.ok, "text": one.text, "hint": one.hint} for one in findings

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +23,17 @@ from wayside.core.identity import key_text, sign_certificate
 from wayside.lab.enclosure import PYTHON
 from wayside.lab.world import STATE, Node, Process, ProgramFailed
 from wayside.runtime import eventlog
-from wayside.runtime.keyfile import new_key, write_certificate
+from wayside.runtime.keyfile import new_key, read_key, write_certificate
 
 T = TypeVar("T")
 
 DOMAIN = "lab"
 CERTIFICATE_S = 3600
 """A lab does not live as long."""
+
+FAMILIES = (4, 6)
+LAB_NETWORKS = ("10.0.0.0/8", "fd00::/8")
+"""None of them is global, so a relay has to be told that it may go there."""
 
 OVER = ("closing", "ended")
 """States of connections whose rules are gone."""
@@ -45,12 +48,16 @@ WAYSIDE = (*PYTHON, "-m", "wayside.cli.main")
 
 @dataclass(slots=True)
 class Daemon:
-    """`wayside host` or `wayside gate` in a node. `log`: its event log."""
+    """`wayside host`, `wayside gate` or `wayside rendezvous` in a node. `log`: its event log.
+
+    `behind`: the NAT and its neighbour outside where others ask for this host; None: they ask it.
+    """
 
     role: str
     node: Node
     public: bytes
     log: Path
+    behind: tuple[Node, Node] | None = None
     process: Process | None = None
     _notified: socket.socket = field(init=False, repr=False)
 
@@ -126,17 +133,29 @@ class Daemons:
     out: Path
     hosts: list[Daemon] = field(default_factory=list[Daemon])
     gates: list[Daemon] = field(default_factory=list[Daemon])
-    _domain: SigningKey = field(default_factory=lambda: SigningKey(os.urandom(32)))
+    rendezvous: list[Daemon] = field(default_factory=list[Daemon])
 
     @property
     def all(self) -> list[Daemon]:
-        """Gates and hosts."""
-        return self.gates + self.hosts
+        """Gates and hosts, and those whom hosts register with."""
+        return self.rendezvous + self.gates + self.hosts
 
     def host(
-        self, node: Node, services: Mapping[str, int] | None = None, lifetime_s: float = 120
+        self,
+        node: Node,
+        services: Mapping[str, int] | None = None,
+        lifetime_s: float = 120,
+        *,
+        rendezvous: Daemon | None = None,
+        registers: bool = True,
+        families: Sequence[int] = FAMILIES,
+        redirectors: Sequence[Daemon] = (),
     ) -> Daemon:
-        """A host with services (name: port); its peers are filled in by `start`."""
+        """A host with services (name: port); its peers are filled in by `start`.
+
+        `rendezvous`: where it asks for names and, if it `registers`, says where it is, over these
+        `families`; `redirectors`: who else may redirect it.
+        """
         daemon = self._daemon("host", node)
         certificate = sign_certificate(
             self._domain, daemon.name, daemon.public, int(time.time()) + CERTIFICATE_S
@@ -145,41 +164,139 @@ class Daemons:
         lines = [
             *self._common(daemon, lifetime_s),
             f'certificate = "{self._certificate(node)}"',
+            f"redirectors = {_keys(redirectors)}",
             "[services]",
             *(f'"{name}" = {port}' for name, port in (services or {}).items()),
-            "[domains]",
-            f'{DOMAIN} = "{key_text(self._domain.public)}"',
+            *(self._meets(rendezvous, registers, families) if rendezvous else self._domains()),
         ]
         (node.state / "host.toml").write_text("\n".join(lines) + "\n")
         self.hosts.append(daemon)
         return daemon
 
     def gate(
-        self, node: Node, *, inside: Node, outside: Node, policy: str, lifetime_s: float = 120
+        self,
+        node: Node,
+        *,
+        inside: Node | Sequence[Node],
+        outside: Node,
+        policy: str,
+        lifetime_s: float = 120,
+        nat: bool = False,
+        ports: str = "1024-65535",
+        hosts: Mapping[bytes, IP] | None = None,
+        relays: Mapping[str, Node | Daemon] | None = None,
     ) -> Daemon:
-        """A gate between two neighbours; `policy`: the text of its policy.toml."""
+        """A gate between neighbours; `policy`: the text of its policy.toml.
+
+        `nat`: give packets of the inside its own address outside, and a port of `ports` where
+        theirs is taken; `hosts`: keys (32 bytes) that a NAT knows without a registration, and
+        where they are; `relays`: where its policy may redirect to, by the names of `via`: a relay,
+        or a host that answers in the place of who was asked.
+        """
+        daemon = self._daemon("gate", node)
+        (node.state / "policy.toml").write_text(policy)
+        sides = [inside] if isinstance(inside, Node) else inside
+        lines = [
+            *self._common(daemon, lifetime_s),
+            f"inside = {json.dumps([f'to-{one.name}' for one in sides])}",
+            f'outside = ["to-{outside.name}"]',
+            f'policy = "{node.state}/policy.toml"',
+            *self._domains(),
+        ]
+        if nat:
+            lines += ["[nat]", f"outside = {_addresses(node, outside.name)}", f'ports = "{ports}"']
+            lines += ["[nat.hosts]"]
+            lines += [f'{key_text(key)} = "{there}"' for key, there in (hosts or {}).items()]
+        if relays:
+            lines += ["[relays]"]
+            lines += [f"{name} = {_relay(there)}" for name, there in relays.items()]
+        (node.state / "gate.toml").write_text("\n".join(lines) + "\n")
+        self.gates.append(daemon)
+        return daemon
+
+    def relay(
+        self,
+        node: Node,
+        *,
+        approvers: Sequence[Daemon],
+        policy: str,
+        targets: Sequence[str] = LAB_NETWORKS,
+        lifetime_s: float = 120,
+    ) -> Daemon:
+        """A box that stands nowhere between, and passes on what these have approved.
+
+        `targets`: the networks that it goes to.
+        """
         daemon = self._daemon("gate", node)
         (node.state / "policy.toml").write_text(policy)
         lines = [
             *self._common(daemon, lifetime_s),
-            f'inside = ["to-{inside.name}"]',
-            f'outside = ["to-{outside.name}"]',
             f'policy = "{node.state}/policy.toml"',
-            "[domains]",
-            f'{DOMAIN} = "{key_text(self._domain.public)}"',
+            *self._domains(),
+            "[relay]",
+            f"approvers = {_keys(approvers)}",
+            f"targets = {json.dumps(list(targets))}",
         ]
         (node.state / "gate.toml").write_text("\n".join(lines) + "\n")
         self.gates.append(daemon)
         return daemon
 
-    def start(self) -> None:
-        """Introduce all hosts to each other and start everything."""
-        for host in self.hosts:
-            with (host.node.state / "host.toml").open("a") as file:
-                for peer in self.hosts:
-                    if peer is not host:
-                        file.write("\n".join(self._introduction(peer)) + "\n")
+    def rendezvous_at(
+        self, node: Node, *, policy: str = "", store: str = "sqlite", lifetime_s: float = 120
+    ) -> Daemon:
+        """A rendezvous for the lab's domain, which hosts can join; `policy`: who finds whom."""
+        daemon = self._daemon("rendezvous", node)
+        lines = [
+            *self._common(daemon, lifetime_s),
+            f"addresses = {_addresses(node)}",
+            f'domain_key = "{self._domain_file}"',
+            f'store = "{store}"',
+        ]
+        if policy:
+            (node.state / "finding.toml").write_text(policy)
+            lines.append(f'policy = "{node.state}/finding.toml"')
+        lines += self._domains()
+        (node.state / "rendezvous.toml").write_text("\n".join(lines) + "\n")
+        self.rendezvous.append(daemon)
+        return daemon
+
+    def start(self, introduce: bool = True) -> None:
+        """Introduce hosts to each other (or leave that to a rendezvous), and start everything."""
+        for host in self.hosts if introduce else ():
+            for peer in self.hosts:
+                if peer is not host:
+                    self.introduce(host, peer)
         launch(self.all)
+
+    def introduce(self, host: Daemon, peer: Daemon) -> None:
+        """Write into a host's file who a peer is and where it is asked."""
+        with (host.node.state / "host.toml").open("a") as file:
+            file.write("\n".join(self._introduction(peer)) + "\n")
+
+    def _domains(self) -> Sequence[str]:
+        return ("[domains]", f'{DOMAIN} = "{key_text(self._domain.public)}"')
+
+    def _meets(self, rendezvous: Daemon, registers: bool, families: Sequence[int]) -> Sequence[str]:
+        key = key_text(rendezvous.public)
+        addresses = _addresses(rendezvous.node, families=families)
+        here = ("[[rendezvous]]", f'key = "{key}"', f"address = {addresses}")
+        return (
+            *(here if registers else ()),
+            f"[domains.{DOMAIN}]",
+            f'key = "{key_text(self._domain.public)}"',
+            f"rendezvous = {addresses}",
+            f'rendezvous_key = "{key}"',
+        )
+
+    @property
+    def _domain(self) -> SigningKey:
+        """The key of the lab's own domain."""
+        path = self._domain_file
+        return read_key(path) if path.exists() else new_key(path)
+
+    @property
+    def _domain_file(self) -> Path:
+        return STATE / f"{DOMAIN}.key"
 
     def _daemon(self, role: str, node: Node) -> Daemon:
         key = new_key(node.state / f"{role}.key")
@@ -196,16 +313,38 @@ class Daemons:
         ]
 
     def _introduction(self, peer: Daemon) -> Sequence[str]:
-        addresses = [str(peer.node.address(family)) for family in (4, 6)]
         return (
             f'[peers."{peer.name}"]',
             f'key = "{key_text(peer.public)}"',
-            f"addresses = {json.dumps(addresses)}",
+            f"addresses = {_addresses(*_asked_at(peer))}",
             f'certificate = "{self._certificate(peer.node)}"',
         )
 
     def _certificate(self, node: Node) -> Path:
         return STATE / f"{node.name}.certificate"
+
+
+def _addresses(node: Node, neighbour: str = "", families: Sequence[int] = FAMILIES) -> str:
+    """A node's addresses, one of each family, as TOML."""
+    return json.dumps([str(node.address(family, neighbour)) for family in families])
+
+
+def _relay(there: Node | Daemon) -> str:
+    if isinstance(there, Node):
+        return _addresses(there)
+    return f'{{ address = {_addresses(there.node)}, key = "{key_text(there.public)}" }}'
+
+
+def _asked_at(host: Daemon) -> tuple[Node, str]:
+    """Whose address leads to a host, and towards which neighbour."""
+    if host.behind is None:
+        return host.node, ""
+    nat, outside = host.behind
+    return nat, outside.name
+
+
+def _keys(daemons: Sequence[Daemon]) -> str:
+    return json.dumps([key_text(daemon.public) for daemon in daemons])
 
 
 def launch(daemons: Sequence[Daemon]) -> None:

@@ -18,11 +18,13 @@ from typing import Literal
 from wayside.kernel.doctor import Diagnosis
 from wayside.kernel.plan import KernelError
 
-from .config import GateConfig, HostConfig, default_socket, load_gate, load_host
+from .config import HostConfig, default_socket, load_host
 from .control import ask
 from .control_types import StatusReply, StatusRequest
 from .errors import WaysideError
+from .gate_config import GateConfig, load_gate
 from .keyfile import read_key
+from .rendezvous_config import RendezvousConfig, load_rendezvous
 
 KERNEL_MIN = (5, 10)
 """The oldest long-term kernel whose nftables has concatenated verdict maps, `fib` and `tproxy`."""
@@ -41,13 +43,13 @@ class Finding:
 
 
 def examine(
-    role: Literal["host", "gate"], config: Path | None, environ: Mapping[str, str]
+    role: Literal["host", "gate", "rendezvous"], config: Path | None, environ: Mapping[str, str]
 ) -> list[Finding]:
     """Look at everything that a role needs on this machine."""
     findings = [_kernel(os.uname().release), _library(), _privileges()]
-    settings: HostConfig | GateConfig | None = None
+    settings: HostConfig | GateConfig | RendezvousConfig | None = None
     try:
-        load = load_host if role == "host" else load_gate
+        load = {"host": load_host, "gate": load_gate, "rendezvous": load_rendezvous}[role]
         settings = load(config, {}, environ)
         findings.append(Finding("configuration", True, str(config or "defaults and environment")))
     except WaysideError as error:

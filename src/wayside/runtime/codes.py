@@ -2,7 +2,8 @@
 
 The first digit is the exit code of the command that met the error, so the two never disagree:
 1 failed, 2 usage or configuration, 3 refused by policy, 4 name not found, 5 timeout, 6 identity,
-7 agent not running. The codes from WS-3001 on are the REJECT codes of the protocol, in order.
+7 agent not running. The codes from WS-3001 on are the REJECT codes of the protocol, in order;
+from WS-3101 on, refusals that are no REJECT.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ CODES: dict[str, CodeText] = {
         "a check failed",
         "`wayside doctor` or a lab run found something that is not as it should be; it is marked "
         "in what the command printed.",
+    ),
+    "WS-1009": CodeText(
+        "the location store is away",
+        "A rendezvous cannot read or write where hosts are: its SQLite file or its Redis Cluster "
+        "does not answer. Connections that are up go on; until the store is back, hosts are not "
+        "found and nobody joins. Is the disk full, or are the masters of the cluster down?",
     ),
     "WS-2001": CodeText(
         "wrong usage",
@@ -132,6 +139,12 @@ CODES: dict[str, CodeText] = {
         "refused: the box failed",
         "The box that refused has a problem of its own, such as a kernel that does not take rules.",
     ),
+    "WS-3101": CodeText(
+        "the invitation is not accepted",
+        "An invitation lets in the first key that shows it, until it expires. This one was used by "
+        "another key, has expired, or was never given out. Ask for another: `wayside invite NAME`, "
+        "at the rendezvous.",
+    ),
     "WS-4001": CodeText(
         "name not found",
         "No address is known for this name. Add it to [peers] in host.toml.",
@@ -155,6 +168,11 @@ CODES: dict[str, CodeText] = {
         "The file does not hold what it should. `wayside key new FILE` makes a key, `wayside key "
         "sign` a certificate.",
     ),
+    "WS-6004": CodeText(
+        "not an invitation",
+        "An invitation is one line that begins with wayside-invitation-1, as `wayside invite` "
+        "printed it. Was all of it copied?",
+    ),
     "WS-7001": CodeText(
         "the agent is not running",
         "No daemon listens on the control socket. Start `wayside host` (or `wayside gate`), or "
@@ -170,4 +188,4 @@ CODES: dict[str, CodeText] = {
 def reject_code(number: int) -> str:
     """The code for a REJECT's number on the wire; one that is not known here is plain policy."""
     code = f"WS-{3000 + number}"
-    return code if code in CODES else "WS-3001"
+    return code if number < 100 and code in CODES else "WS-3001"

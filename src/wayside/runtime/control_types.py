@@ -79,6 +79,13 @@ class ReloadRequest(Base, tag="reload", frozen=True):
     """Read the policy again; the old one stays when the new one does not pass."""
 
 
+class InviteRequest(Base, tag="invite", frozen=True):
+    """Give out an invitation to join under a name; `lifetime_s`: how long it may be used."""
+
+    name: Text
+    lifetime_s: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = 86_400.0
+
+
 Request = (
     StatusRequest
     | WhyRequest
@@ -88,6 +95,7 @@ Request = (
     | ExposeRequest
     | UnexposeRequest
     | ReloadRequest
+    | InviteRequest
 )
 
 
@@ -98,11 +106,22 @@ class Reply(msgspec.Struct, kw_only=True, frozen=True):
     ok: bool = True
 
 
+class HopRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A box that a connection goes by: its key, and what it does: gate, nat, relay or hiding."""
+
+    key: str
+    role: str
+
+
 class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A connection as `status` shows it.
 
-    `flow` as the application has it, `wire` as it is on the network (equal where nothing is
-    rewritten); `expires_s`: until the first of its rules goes by itself, None: none does.
+    `flow` as the application has it, `wire` as it leaves here (equal where nothing is rewritten),
+    `there` as it arrives at the other end (equal to `wire` where no box rewrites it; empty, or an
+    address `?`: it is not known here). `expires_s`: until the first of its rules goes by itself,
+    None: none does. `via`: the boxes on the way, from here; `redirected_by`: keys of who sent it
+    another way; `hidden`: one end does not know where the other is. `moves`: how often its way
+    has changed; `gap_ms`: of our own last move, from the news of the new address to the rules.
     """
 
     cid: str
@@ -115,6 +134,24 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     expires_s: float | None = None
     packets: int = 0
     bytes: int = 0
+    there: str = ""
+    via: list[HopRecord] = []
+    redirected_by: list[str] = []
+    hidden: bool = False
+    moves: int = 0
+    gap_ms: float | None = None
+
+
+class RegistrationRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A host's registration with a rendezvous; `since_s`: how long it is up, None: it is not.
+
+    `why`: what went wrong last.
+    """
+
+    rendezvous: str
+    address: str
+    since_s: float | None = None
+    why: str = ""
 
 
 class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -128,10 +165,10 @@ class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
 class StatusReply(Reply, kw_only=True, frozen=True):
     """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
 
-    `addresses`: a host's own virtual addresses.
+    `addresses`: a host's own virtual addresses; `registrations`: with whom it registers.
     """
 
-    role: Literal["host", "gate"]
+    role: Literal["host", "gate", "rendezvous"]
     name: str
     key: str
     pid: int
@@ -142,6 +179,7 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     services: list[ServiceRecord] = []
     dropped: dict[str, int] = {}
     refused_total: int = 0
+    registrations: list[RegistrationRecord] = []
 
 
 class RefusalRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -177,6 +215,12 @@ class OpenReply(Reply, kw_only=True, frozen=True):
     address: str
     port: int
     source_port: int
+
+
+class InviteReply(Reply, kw_only=True, frozen=True):
+    """An invitation: one line of text, for one host."""
+
+    invitation: str
 
 
 class ErrorRecord(msgspec.Struct, frozen=True):

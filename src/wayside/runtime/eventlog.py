@@ -44,13 +44,15 @@ Name = Literal[
     "datagram.received",
     "datagram.sent",
     "dropped",
+    "location.kept",
+    "location.left",
     "packet.first",
     "packet.released",
     "rule.installed",
     "rule.removed",
 ]
 
-Role = Literal["host", "gate"]
+Role = Literal["host", "gate", "rendezvous"]
 
 
 class Details(TypedDict, total=False):

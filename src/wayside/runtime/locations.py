@@ -76,7 +76,7 @@ class Location:
 class LocationStoreUnavailable(WaysideError):
     """The store did not answer in time, or not with certainty; the call may be repeated."""
 
-    default_code: ClassVar = "WS-1006"
+    default_code: ClassVar = "WS-1009"
 
 
 class LocationUnconfirmed(LocationStoreUnavailable):

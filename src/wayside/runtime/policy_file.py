@@ -13,13 +13,19 @@
     service = "https"
     expect = "allow"
 
+An action is `allow`, `reject`, or `challenge` (allow, once the source has shown that it receives
+where it says). A gate may also `redirect`: allow, by way of the relay that `via` names, one of
+[relays] in gate.toml. A rendezvous may also `steer`: allow, but hide the host. A box that cannot do
+what a rule says refuses the file: a rule that it read as something else would be a hole.
+
 A load whose tests fail is refused, so a policy that does not do what its author expects never
 comes into force. Every mistake is one `ConfigError` with file and line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -76,6 +82,7 @@ class _RuleFile(msgspec.Struct, rename={"from_": "from"}):
     direction: Direction | None = None
     reason: str = ""
     lifetime_s: float | None = None
+    via: str = ""
 
 
 class _TestFile(msgspec.Struct, rename={"from_": "from"}):
@@ -87,9 +94,13 @@ class _TestFile(msgspec.Struct, rename={"from_": "from"}):
     direction: Direction = Direction.OUT
 
 
-def load_policy(path: Path) -> Policy:
-    """Read a policy file whose tests pass. Raises ConfigError, and WaysideError when unreadable."""
-    file = read_policy(path)
+def load_policy(path: Path, relays: Collection[str] = (), steers: bool = False) -> Policy:
+    """Read a policy file whose tests pass, for a box that can do what it says.
+
+    `relays`: the names that `via` may use; `steers`: whether the box can hide hosts. Raises
+    ConfigError, and WaysideError when unreadable.
+    """
+    file = read_policy(path, relays, steers)
     if file.failed:
         raise ConfigError(
             f"{path}: the policy fails {len(file.failed)} of its {len(file.tests)} tests",
@@ -100,15 +111,27 @@ def load_policy(path: Path) -> Policy:
     return file.policy
 
 
-def read_policy(path: Path) -> PolicyFile:
-    """Read a policy file and run its tests. Raises as `load_policy` does, but for failed tests."""
+def read_policy(
+    path: Path, relays: Collection[str] | None = None, steers: bool = True
+) -> PolicyFile:
+    """Read a policy file and run its tests. Raises as `load_policy` does, but for failed tests.
+
+    `relays` None: it is not known yet what the box will have.
+    """
     document = Document.read(path)
     file = document.convert(document.data, _File)
     if len(file.rule) > RULES_MAX:
         raise document.error(("rule", RULES_MAX), f"{RULES_MAX} rules are the most")
+    if file.default is PolicyAction.REDIRECT:
+        raise document.error(
+            ("default",), "`redirect` takes a rule: only a rule says by way of whom"
+        )
+    if file.default is PolicyAction.STEER and not steers:
+        raise document.error(("default",), "only a rendezvous can `steer`")
     rules: list[PolicyRule] = []
     for index, raw in enumerate(file.rule):
         rule = _rule(document, raw, ("rule", index))
+        _check_able(document, rule, ("rule", index), relays, steers)
         if any(rule.name == other.name for other in rules):
             raise document.error(
                 ("rule", index),
@@ -120,6 +143,37 @@ def read_policy(path: Path) -> PolicyFile:
     policy = Policy(tuple(rules), file.default)
     tests = tuple(_test(document, raw, ("test", index)) for index, raw in enumerate(file.test))
     return PolicyFile(path, policy, tests, tuple(policy.failures(tests)))
+
+
+def _check_able(
+    document: Document,
+    rule: PolicyRule,
+    at: Place,
+    relays: Collection[str] | None,
+    steers: bool,
+) -> None:
+    """Raise ConfigError for a rule that the box cannot obey."""
+    if rule.action is PolicyAction.STEER and not steers:
+        raise document.error(
+            (*at, "action"),
+            "only a rendezvous can `steer`",
+            hint='action = "redirect" and via = "RELAY" send somebody by way of a relay',
+        )
+    if not rule.via or relays is None or rule.via in relays:
+        return
+    raise document.error(
+        (*at, "via"),
+        f"`via` names no relay of this box: `{rule.via}`",
+        hint=nearest(rule.via, relays) or "name its address under [relays] in gate.toml",
+    )
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A hint for a name that is not there: the one that was meant, or all there are, if any."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"there are {', '.join(sorted(known))}" if known else ""
 
 
 def told(failed: FailedTest) -> str:
@@ -149,6 +203,7 @@ def _rule(document: Document, raw: object, at: Place) -> PolicyRule:
             direction=file.direction,
             reason=file.reason,
             lifetime_s=file.lifetime_s,
+            via=file.via,
         )
     except ValueError as error:
         raise document.error(at, str(error)) from error

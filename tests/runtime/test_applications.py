@@ -1,0 +1,223 @@
+"""Applications' packets: taken in while there is no way, sent off when there is one again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pair import Pair
+from wayside.core.address import Flow, Transport
+from wayside.core.effects import ReportOpened, ReportRefused
+from wayside.core.events import DataAnswered
+from wayside.core.host import Host
+from wayside.core.rule import Cid
+from wayside.kernel.packets import Packet, build_ip, build_udp
+from wayside.kernel.plan import Change, KernelError, Put, Remove
+from wayside.runtime import applications
+from wayside.runtime.applications import Applications
+from wayside.runtime.eventlog import EventLog
+
+
+class FakeTap:
+    """What the host's stack would get, and what would go out."""
+
+    def __init__(self, _: object, on_packet: Callable[[bytes], None], *__: object) -> None:
+        self.hears = on_packet
+        self.injected: list[bytes] = []
+        self.released: list[bytes] = []
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def inject(self, packet: bytes) -> None:
+        self.injected.append(packet)
+
+    def release(self, packet: bytes) -> None:
+        self.released.append(packet)
+
+
+class Kernel:
+    """Takes changes of rules, unless it is told not to."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.refuses = False
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        if self.refuses:
+            raise KernelError("no")
+        self.changes += changes
+
+    async def look_up(self, matches: Sequence[Flow]) -> list[Any]:
+        return []
+
+
+class Stage:
+    """A client whose connection is up, and what its agent does with packets."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.pair = Pair(0, transport=transport).open()
+        self.kernel = Kernel()
+        self.asked: list[Packet] = []
+        self.has_way = True
+        host = self.pair.nodes["c"]
+        assert isinstance(host, Host)
+        log = EventLog(None, "c", "host")
+        self.these = Applications(host, self.kernel, log, self._ask, self._close, self._answer)
+        self.these.start(None)  # type: ignore[arg-type]
+        tap = self.these._tap
+        assert isinstance(tap, FakeTap)
+        self.tap = tap
+        self.connection = self.pair.connection("c")
+        self.about = self.connection.agreement
+
+    def _ask(self, cid: Cid, packet: Packet) -> bool:
+        self.asked.append(packet)
+        return self.has_way
+
+    def _close(self, cid: Cid, why: str) -> None: ...
+
+    def _answer(self, event: DataAnswered) -> None: ...
+
+    def says(self, data: bytes) -> bytes:
+        """The application sends a packet; as it is."""
+        flow = self.about.local
+        packet = build_udp(flow, data) if flow.transport is Transport.UDP else segment(flow, data)
+        self.tap.hears(packet)
+        return packet
+
+    def opened(self) -> ReportOpened:
+        about = self.about
+        return ReportOpened(
+            about.cid, str(about.peer), about.service, about.wire, about.local, 120.0, True
+        )
+
+
+def segment(flow: Flow, data: bytes, flags: int = 0x18) -> bytes:
+    ports = flow.source.port.to_bytes(2, "big") + flow.destination.port.to_bytes(2, "big")
+    head = ports + bytes(8) + bytes([0x50, flags]) + bytes(6)
+    return build_ip(flow.source.ip, flow.destination.ip, 6, head + data)
+
+
+def is_open(_: Flow) -> bool:
+    return True
+
+
+@pytest.fixture(autouse=True)
+def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applications, "Tap", FakeTap)
+    monkeypatch.setattr(applications, "is_open", is_open)
+
+
+def played(run: Callable[[Stage], Awaitable[None]], transport: Transport = Transport.TCP) -> Stage:
+    made: list[Stage] = []
+
+    async def inside() -> None:
+        made.append(Stage(transport))
+        await run(made[0])
+
+    asyncio.run(inside())
+    return made[0]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_what_has_no_way_is_taken_in_and_goes_when_there_is_a_new_one() -> None:
+    """The rule for packets going out is taken out, and put again: it is another one by then."""
+    kept: list[bytes] = []
+
+    async def run(stage: Stage) -> None:
+        stage.these.hold([stage.connection])
+        stage.these.hold([stage.connection])
+        await settle()
+        assert stage.kernel.changes == [Remove(rule) for rule in stage.about.outbound]
+        kept.append(stage.says(b"again"))
+        assert stage.tap.released == []
+        stage.these.opened(stage.opened())
+        await settle()
+
+    stage = played(run)
+    assert stage.tap.released == kept
+    assert stage.kernel.changes[1:] == [Put(rule) for rule in stage.about.outbound]
+
+
+def test_of_too_much_the_newest_is_kept_and_what_a_link_would_cut_up_is_not() -> None:
+    kept: list[bytes] = []
+
+    async def run(stage: Stage) -> None:
+        stage.these.hold([stage.connection])
+        kept.extend(stage.says(bytes([number])) for number in range(20))
+        stage.says(bytes(4000))
+        stage.these.opened(stage.opened())
+
+    assert played(run, Transport.UDP).tap.released == kept[-8:]
+
+
+def test_the_old_way_may_come_back() -> None:
+    kept: list[bytes] = []
+
+    async def run(stage: Stage) -> None:
+        stage.these.hold([stage.connection])
+        kept.append(stage.says(b"hello"))
+        stage.these.resume([stage.connection])
+        await settle()
+        stage.these.resume([stage.connection])
+        await settle()
+
+    stage = played(run)
+    assert stage.tap.released == kept
+    assert stage.kernel.changes == [
+        *(Remove(rule) for rule in stage.about.outbound),
+        *(Put(rule) for rule in stage.about.outbound),
+    ]
+
+
+def test_a_kernel_that_does_not_take_the_rule_back_has_what_waits_kept() -> None:
+    async def run(stage: Stage) -> None:
+        stage.these.hold([stage.connection])
+        await settle()
+        stage.says(b"hello")
+        stage.kernel.refuses = True
+        stage.these.resume([stage.connection])
+        await settle()
+        assert stage.tap.released == []
+
+    played(run)
+
+
+def test_what_waits_for_a_way_hears_of_a_refusal() -> None:
+    async def run(stage: Stage) -> None:
+        stage.these.hold([stage.connection])
+        stage.says(b"hello")
+        about = stage.about
+        refusal = ReportRefused(about.cid, "s", about.service, 1, "no longer", "s")
+        stage.these.refused(refusal, about.local)
+        stage.these.ended(about.cid)
+
+    stage = played(run)
+    assert len(stage.tap.injected) == 1
+    assert stage.tap.released == []
+
+
+def test_a_packet_without_a_rule_asks_for_a_connection_or_is_answered() -> None:
+    """R-6.6."""
+
+    async def run(stage: Stage) -> None:
+        other = stage.about.local
+        flow = Flow(Transport.TCP, other.source.with_port(50_000), other.destination)
+        stage.tap.hears(segment(flow, b"", flags=0x02))
+        assert stage.tap.injected == []
+        stage.has_way = False
+        flow = Flow(Transport.TCP, other.source.with_port(50_001), other.destination)
+        stage.tap.hears(segment(flow, b"", flags=0x02))
+
+    stage = played(run)
+    assert [packet.flow.source.port for packet in stage.asked] == [50_000, 50_001]
+    assert len(stage.tap.injected) == 1
