@@ -226,7 +226,7 @@ active proctype world() {
        if :: passes(n) -> on_confirm(other(who(n)), n) :: else fi; done() }
   :: atomic { !calm && confirms != 0 -> any_of(confirms); printf("CONFIRM %d: gate\n", n); gate_confirm(n); done() }
   :: atomic { !calm && p_seq != 0 -> printf("the pending rule is over\n"); p_seq = 0; p_i = 0; p_r = 0 }
-#ifdef DESIGNED_GATE_TRUSTS_TOKENS
+#ifdef BROKEN_GATE_TRUSTS_TOKENS
   :: atomic { !calm && p_seq != 0 -> printf("a CONFIRM with the token, forged\n"); gate_switch() }
 #endif
 #ifdef BROKEN_NO_MAC

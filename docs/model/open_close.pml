@@ -104,7 +104,7 @@ inline gate_open(seq, pass) {
 inline gate_accept(key, seq, pass) {
   pass = false;
   if
-#ifdef AS_BUILT_NO_HOPS_HASH     /* any token of this cid and seq will do, not only the one answered */
+#ifdef BROKEN_NO_HOPS_HASH     /* any token of this cid and seq will do, not only the one answered */
   :: token_age[seq] > TOKEN
 #else
   :: told_age[key] > TOKEN
@@ -150,7 +150,7 @@ inline r_on_open(seq) {
   :: (r_st == offered || r_st == connected) && r_offer != NONE && seq_of(r_offer) == seq -> accept_now()
   :: r_st == connected && seq > seq_of(r_key) && (r_offer == NONE || seq > seq_of(r_offer)) &&
      open_mac[seq] != NONE && (open_mac[seq] == r_key || open_mac[seq] == r_offer) ->
-#ifndef AS_BUILT_OPEN_AGREES_TO_NOTHING  /* whoever has the key of an ACCEPT has believed it */
+#ifndef BROKEN_OPEN_AGREES_TO_NOTHING  /* whoever has the key of an ACCEPT has believed it */
     if :: open_mac[seq] == r_offer -> r_agree(r_offer) :: else fi;
 #endif
     r_offer = key_of(seq); r_confirmed = false; r_spent = most(r_spent, seq + 1); accept_now()
@@ -342,7 +342,7 @@ inline check_tick() {
 inline i_crash() {
   if
   :: i_up -> i_asking = false; i_wait = 0; i_exp = LIFE
-#ifdef AS_BUILT_SAVES_ONE_KEY
+#ifdef BROKEN_SAVES_ONE_KEY
     ; i_key2 = NONE
 #endif
   :: else -> i_end()
@@ -353,10 +353,10 @@ inline r_crash() {
   if
   :: r_up -> r_exp = LIFE; r_wait = 0;
     if :: r_confirmed -> r_offer = NONE; r_confirmed = false :: else fi
-#ifdef AS_BUILT_SAVES_AT_CONFIRM
+#ifdef BROKEN_SAVES_AT_CONFIRM
     ; r_offer = NONE; r_confirmed = false
 #endif
-#ifdef AS_BUILT_SAVES_ONE_KEY
+#ifdef BROKEN_SAVES_ONE_KEY
     ; r_key2 = NONE
 #endif
   :: else ->
@@ -369,7 +369,7 @@ inline g_crash() {
   if
   :: k_rule == idle ->
     g_st = idle; g_seq = 0; g_offered = 0; g_until = 0;
-#ifndef AS_BUILT_TOKEN_OUTLIVES_GATE   /* no token from before the start for what the kernel lacks */
+#ifndef BROKEN_TOKEN_OUTLIVES_GATE   /* no token from before the start for what the kernel lacks */
     n = 0;
     do
     :: n < SEQS ->

@@ -82,7 +82,7 @@ end:
   :: atomic { has(said, W) -> printf("STOP of w\n"); on_stop(W); check() }
   :: atomic { has(said, M) -> printf("STOP of m\n"); on_stop(M); check() }
   :: atomic { printf("the gate restarts\n");
-#ifdef AS_BUILT_NOTE_HAS_NO_KEYS
+#ifdef BROKEN_NOTE_HAS_NO_KEYS
        know_from = NOBODY; know_to = NOBODY
 #else
        know_from = from; know_to = to   /* the rule's note has them */

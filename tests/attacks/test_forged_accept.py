@@ -56,13 +56,7 @@ def test_a_responder_and_a_stranger_take_no_accept() -> None:
     unmoved(Scene(), "s", replace(accept, destination=scene.server), DropReason.UNKNOWN)
 
 
-@pytest.mark.parametrize(
-    "side",
-    [
-        "inside",
-        pytest.param("outside", marks=pytest.mark.xfail(reason="nobody signs `returned`")),
-    ],
-)
+@pytest.mark.parametrize("side", ["inside", "outside"])
 @pytest.mark.parametrize("box", BOXES)
 def test_an_accept_opens_no_port_that_the_responder_did_not_name(box: str, side: str) -> None:
     """R-5.1.10: the responder's own ACCEPT with another port in `returned`, which nobody signs.

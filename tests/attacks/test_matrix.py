@@ -37,6 +37,9 @@ ATTACKS = (
     "spoofed source, made-up hop",
     "exhaustion",
     "stolen token or cookie",
+    "reused approval",
+    "forged or old registration",
+    "stolen invitation",
 )
 ROLES = ("initiator", "responder", "gate", "NAT", "rendezvous")
 EXCUSES = ("cannot: ", "no test yet: ", "not built")

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from attacks.scene import ELSEWHERE, forged
-from pair import ALLOW, STRANGER, Entropy, make_host, make_open, message_of
+from pair import ALLOW, STRANGER, Entropy, make_host, make_open, message_of, reasons
 from star import Star, make_rendezvous
 from wayside.core.address import Address, Transport
+from wayside.core.codec import decode_body, encode_body
 from wayside.core.effects import SendDatagram
+from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
 from wayside.core.messages import (
     MESSAGES,
@@ -20,6 +22,7 @@ from wayside.core.messages import (
     Confirm,
     Message,
     Open,
+    OpenTerms,
     Redirect,
     Reject,
     Stop,
@@ -185,7 +188,6 @@ def test_a_record_of_the_store_is_believed_for_its_signer_only() -> None:
     assert read_location(record[:-1] + bytes([record[-1] ^ 1]), world.key("s")) is None
 
 
-@pytest.mark.xfail(strict=True, reason="what ends unconfirmed takes a confirmed location away")
 def test_a_replay_to_a_restarted_rendezvous_takes_nobody_away() -> None:
     """R-10.2: a copy of the OPEN is answered; nobody confirms it, so nothing comes of it."""
     world = registered()
@@ -195,3 +197,35 @@ def test_a_replay_to_a_restarted_rendezvous_takes_nobody_away() -> None:
     assert [MESSAGES[one.data[4]] for one in answers(world, replayed)] == [Accept]
     world.run(10)
     assert known(world) == before
+
+
+def test_a_rendezvous_takes_none_of_its_own_words() -> None:
+    """R-7.6: what it said to a host comes back, from there or from elsewhere."""
+    world = registered()
+    before = dict(world.store)
+    said = [event for name, _, event in world.wire if name == "r"]
+    assert said
+    for event in said:
+        for source in (event.destination, ELSEWHERE):
+            back = replace(event, source=source, destination=world.own["r"], side="outside")
+            assert answers(world, back) == []
+    assert world.store == before
+
+
+def test_a_rendezvous_speaks_one_version_and_reads_what_was_signed() -> None:
+    """R-2.1, R-5.1.3: another version, a flag too many, another transport or lifetime."""
+    world = registered()
+    rendezvous, before = world.nodes["r"], dict(world.store)
+    event = heard(world, Open)[0]
+    for at, value in ((3, 0), (3, 2), (5, 2), (7, 1)):
+        data = event.data[:at] + bytes([value]) + event.data[at + 1 :]
+        effects = rendezvous.handle(replace(event, data=data), world.now)
+        assert reasons(effects) == [DropReason.HEADER]
+    header, message = message_of(event.data)
+    assert isinstance(message, Open)
+    terms = decode_body(OpenTerms, message.signed)
+    for other in (replace(terms, lifetime_s=1), replace(terms, service="other")):
+        weaker = padded(header, Open(encode_body(other), message.signature))
+        effects = rendezvous.handle(replace(event, data=weaker), world.now)
+        assert reasons(effects) == [DropReason.SIGNATURE]
+    assert world.store == before

@@ -12,7 +12,9 @@ from wayside.cli.main import run
 from wayside.cli.text import plain, span
 from wayside.runtime.control_types import (
     ConnectionRecord,
+    HopRecord,
     RefusalRecord,
+    RegistrationRecord,
     ServiceRecord,
     StatusReply,
     StatusRequest,
@@ -39,7 +41,17 @@ STATUS = StatusReply(
             wire="10.1.0.1:40000 > 10.3.0.2:8443",
             expires_s=118.6,
             packets=12,
+            there="10.2.0.9:40000 > 10.3.0.2:8443",
+            via=[HopRecord(key="k" * 53, role="nat"), HopRecord(key="g" * 53, role="gate")],
+            redirected_by=["r" * 53],
+            hidden=True,
+            moves=3,
+            gap_ms=11.6,
         )
+    ],
+    registrations=[
+        RegistrationRecord(rendezvous="v" * 53, address="10.9.0.1:4747", since_s=100.0),
+        RegistrationRecord(rendezvous="w" * 53, address="10.9.0.2:4747", why="nobody answered"),
     ],
     services=[ServiceRecord(service="ssh", port=22, allow=["*.lab"])],
     dropped={"malformed": 3},
@@ -82,8 +94,15 @@ def test_status_shows_connections_services_and_what_was_dropped_and_why(capsys: 
         "key kkk",
         " peer        service  state      flow                               expires  packets",
         " server.lab  https    connected  198.18.0.1:40000 > 198.18.0.2:443  119 s    12",
+        " server.lab https: leaves as 10.1.0.1:40000 > 10.3.0.2:8443",
+        "   arrives as 10.2.0.9:40000 > 10.3.0.2:8443",
+        "   by way of nat kkkkkkkkkkkkk..., gate ggggggggggggg...; hidden; sent there by"
+        " rrrrrrrrrrrrr...",
+        "   moved 3 times, our last in 12 ms",
         "2 connections, the first 1 shown; 1 refused",
         "offers ssh on port 22 to *.lab",
+        "registered with rendezvous 10.9.0.1:4747 (vvvvvvvvvvvvv...): for 100 s",
+        "not registered with rendezvous 10.9.0.2:4747 (wwwwwwwwwwwww...): nobody answered",
         "dropped 3 datagrams: malformed",
     ]
 

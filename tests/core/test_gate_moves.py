@@ -205,7 +205,7 @@ def test_at_confirm_the_new_rules_take_the_place_of_the_old(mover: str, family: 
     assert (passage.stage, passage.seqs.last[0], passage.moving) == (Stage.LIVE, move.seq, None)
     table = pair.gates["g1"].table
     assert set(table._by_flow) == flows(flow_of(move))
-    assert len(table._lent) == 1
+    assert table._lent == {}
     assert table._quota._total == 1
     assert set(table._quota._by_prefix.values()) == {1}
 
@@ -338,7 +338,6 @@ def test_a_refusal_after_an_accept_removes_the_pending_rules_of_a_move() -> None
     assert pair.kernel["g1"] == live
 
 
-@pytest.mark.xfail(reason="a firewall takes the flow's own source for lent", strict=True)
 def test_a_move_leaves_the_rules_of_a_newer_connection_on_its_old_flow() -> None:
     """R-6.1: the same ports again at once by a new connection, while the old one moves away."""
     pair = Pair(1).open(0.5)

@@ -13,7 +13,15 @@ from dataclasses import replace
 import pytest
 
 from gated import beside
-from natted import EVERY, WANTED, both_ends_know_what_packets_show, restart, wires, without_ports
+from natted import (
+    EVERY,
+    WANTED,
+    WITH_PORTS,
+    both_ends_know_what_packets_show,
+    restart,
+    wires,
+    without_ports,
+)
 from pair import (
     Pair,
     Sent,
@@ -33,19 +41,6 @@ from wayside.core.passage import Stage
 from wayside.core.rule import Action, Cid
 
 REGISTRATION = Cid(b"registration cid")
-NESTED = pytest.mark.xfail(reason="an inner NAT looks at the OPEN's destination only", strict=True)
-"""Not at the last record that has one: it takes what the outer NAT sends on for a relay's."""
-ONE_WAY = pytest.mark.xfail(
-    reason="a host has one connection without ports to another", strict=True
-)
-"""Not one in each direction: asking replaces the registration of who is asked. R-5.1.9."""
-WAYS = [
-    pytest.param(gates, transport, marks=NESTED if gates == 2 else ())
-    if transport is not Transport.NONE
-    else pytest.param(gates, transport, marks=ONE_WAY)
-    for gates in (1, 2)
-    for transport in EVERY
-]
 
 
 def behind_nat(gates: int = 1, **more: object) -> Pair:
@@ -76,7 +71,8 @@ def asked_at_nat(pair: Pair, seconds: float = 0.5) -> Pair:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(("gates", "transport"), WAYS)
+@pytest.mark.parametrize("gates", [1, 2])
+@pytest.mark.parametrize("transport", EVERY)
 def test_a_nat_finds_a_host_inside_by_the_key_that_registered_through_it(
     transport: Transport, gates: int, family: int
 ) -> None:
@@ -94,10 +90,9 @@ def test_a_nat_finds_a_host_inside_by_the_key_that_registered_through_it(
             assert {rule.action for rule in pair.kernel[name].values()} == {Action.REWRITE}
 
 
-@NESTED
 def test_each_nat_adds_the_address_that_packets_have_on_its_outside() -> None:
     """R-8.7, R-5.3: innermost first, in ACCEPT, and again in CONFIRM."""
-    pair = asked_at_nat(register(behind_nat(2)))
+    pair = asked_at_nat(register(behind_nat(2)).run(1))
     accept = body_of(pair.last(Accept, "g1").data, Accept)
     assert accept.returned == (
         pair.outside("g2").with_port(8443),
@@ -158,6 +153,23 @@ def test_only_the_inside_registers_and_only_for_location() -> None:
     assert outside.gates["g1"].table._inside == {}
 
 
+@pytest.mark.parametrize("transport", WITH_PORTS)
+def test_a_connection_with_packets_registers_nobody(transport: Transport) -> None:
+    """R-8.7: whatever its service is called; only one of transport 0 does."""
+    pair = behind_nat()
+    pair.c.answering.services["location"] = Offered(7000)
+    here, there = pair.own["s"][0], pair.own["c"][0]
+    flow = Flow(transport, here.with_port(WANTED), there.with_port(7000))
+    peer = PeerIdentity(pair.c.context.key.public)
+    pair.tell("s", OpenRequested(REGISTRATION, peer, "location", flow, flow, there))
+    pair.run(0.5)
+    table = pair.gates["g1"].table
+    assert table.by_cid[REGISTRATION].stage is Stage.LIVE
+    assert (table._inside, table._hidden) == ({}, {})
+    asked_at_nat(pair)
+    assert [report.code for report in pair.seen(ReportRefused, "c")] == [Code.NO_ROUTE]
+
+
 @pytest.mark.parametrize("transport", EVERY)
 def test_a_host_can_be_known_by_configuration(transport: Transport) -> None:
     """R-8.7."""
@@ -179,7 +191,7 @@ def test_the_inside_does_not_ask_a_nat_itself() -> None:
     assert pair.gates["g1"].passages == {}
 
 
-@pytest.mark.parametrize("gates", [1, pytest.param(2, marks=NESTED)])
+@pytest.mark.parametrize("gates", [1, 2])
 def test_two_hosts_inside_with_one_port_are_told_apart_by_another_port_outside(gates: int) -> None:
     """R-8.7: one client's port, two servers: the second flow would be the first's."""
     pair = behind_nat(gates)
@@ -202,7 +214,6 @@ def test_two_hosts_inside_with_one_port_are_told_apart_by_another_port_outside(g
     both_ends_know_what_packets_show(other)
 
 
-@NESTED
 def test_a_refresh_through_a_nat_inwards_keeps_its_rules() -> None:
     """R-5.4.4, R-8.7: nothing moves."""
     pair = asked_at_nat(register(behind_nat(2)))
@@ -216,7 +227,7 @@ def test_a_refresh_through_a_nat_inwards_keeps_its_rules() -> None:
 
 
 @pytest.mark.parametrize("end", ["c", "s"])
-@pytest.mark.parametrize("gates", [1, pytest.param(2, marks=NESTED)])
+@pytest.mark.parametrize("gates", [1, 2])
 def test_a_close_by_either_end_removes_what_a_nat_let_in(end: str, gates: int) -> None:
     """R-5.9.2."""
     pair = asked_at_nat(register(behind_nat(gates)))

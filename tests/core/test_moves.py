@@ -131,20 +131,9 @@ def test_ten_moves_of_both_ends_in_turn_leave_what_one_connection_needs() -> Non
     agree(pair)
 
 
-MOVED_BACK = pytest.mark.xfail(
-    reason="a CONFIRM takes an answerer back to where it was when it said ACCEPT", strict=True
-)
-UNDER_WAY = [
-    pytest.param(
-        gates, first, kind, marks=MOVED_BACK if (gates, first, kind) == (0, "s", Confirm) else ()
-    )
-    for gates in (0, 1, 2)
-    for first in "cs"
-    for kind in (Open, Accept, Confirm)
-]
-
-
-@pytest.mark.parametrize(("gates", "first", "kind"), UNDER_WAY)
+@pytest.mark.parametrize("gates", [0, 1, 2])
+@pytest.mark.parametrize("first", ["c", "s"])
+@pytest.mark.parametrize("kind", [Open, Accept, Confirm])
 def test_a_move_while_a_refresh_is_under_way_counts(
     gates: int, first: str, kind: type[Message]
 ) -> None:
@@ -212,12 +201,7 @@ def test_two_questions_are_answered_at_once(gates: int) -> None:
     agree(pair)
 
 
-TOKENS = pytest.mark.xfail(
-    reason="a CLOSE has the highest seq, with the hops of what was agreed last", strict=True
-)
-
-
-@pytest.mark.parametrize("gates", [0, pytest.param(1, marks=TOKENS), pytest.param(2, marks=TOKENS)])
+@pytest.mark.parametrize("gates", [0, 1, 2])
 @pytest.mark.parametrize("end", ["c", "s"])
 def test_after_two_questions_at_once_a_close_shows_its_tokens(end: str, gates: int) -> None:
     """R-5.9, R-8.2: hops are those of the ACCEPT with its seq, or gates drop it."""

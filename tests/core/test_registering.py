@@ -91,12 +91,7 @@ def test_a_host_without_a_nat_is_where_it_says(family: int) -> None:
         assert located(pair) == [(pair.own["s"][0], 120.0)]
 
 
-LOST = pytest.mark.xfail(
-    reason="it asks again before anybody knows that its first CONFIRM arrived", strict=True
-)
-
-
-@pytest.mark.parametrize("kind", [Open, Accept, pytest.param(Confirm, marks=LOST)])
+@pytest.mark.parametrize("kind", [Open, Accept, Confirm])
 def test_a_registration_survives_the_loss_of_any_message(kind: type[Message]) -> None:
     """R-5.1.7, R-5.2.3, R-10.2."""
     pair = behind_nat()

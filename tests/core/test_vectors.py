@@ -270,7 +270,7 @@ def test_an_outsider_opens_the_data_that_rode_along() -> None:
     static = hashlib.sha512(seed).digest()[:32]
     terms = cbor2.loads(body_of(opened)[1])
     key = hkdf(x25519(static, terms[7]), cid, b"wayside open")
-    data = ChaCha20Poly1305(key).decrypt(bytes(12), terms[14], signing_header(opened))
+    data = ChaCha20Poly1305(key).decrypt(bytes(12), terms[14], signing_header(opened) + terms[1])
     assert data.hex() == document["connection"]["data"]
     key = hkdf(hexed(values["connection_key"]), b"", b"wayside accept")
     sealed = cbor2.loads(body_of(accept)[1])[9]

@@ -120,6 +120,33 @@ def test_the_same_bytes_sent_on_by_a_gate_are_two_arrows() -> None:
     assert [(a.source, a.target) for a in drawn] == [(0, 1), (1, 2)]
 
 
+def test_bytes_that_boxes_in_a_row_send_on_go_from_one_to_the_next() -> None:
+    log = Log()
+    for ms, sender, receiver in ((0, "home", "inner"), (2, "inner", "outer"), (4, "outer", "away")):
+        log.carry(ms, sender, receiver, "OPEN", f"a{ms}")
+    for ms, sender, receiver in (
+        (6, "away", "outer"),
+        (8, "outer", "inner"),
+        (10, "inner", "home"),
+    ):
+        log.carry(ms, sender, receiver, "ACCEPT", "b1")
+    drawn = arrows(ladder.build(log.records))
+    assert [(a.source, a.target) for a in drawn[3:]] == [(3, 2), (2, 1), (1, 0)]
+
+
+def test_a_box_in_a_row_that_writes_its_log_late_is_still_the_sender() -> None:
+    log = Log()
+    log.carry(0, "home", "inner", "OPEN", "a1")
+    log.carry(2, "inner", "outer", "OPEN", "a2")
+    details: dict[str, Any] = {"type": "ACCEPT", "digest": "b1"}
+    for ms, node in ((7.0, "inner"), (7.9, "home")):
+        log.add(ms, node, "datagram.received", **details)
+    for ms, node in ((57.6, "outer"), (57.7, "inner")):
+        log.add(ms, node, "datagram.sent", **details)
+    drawn = arrows(ladder.build(log.records))
+    assert [(a.source, a.target) for a in drawn[2:]] == [(2, 1), (1, 0)]
+
+
 def test_a_lost_answer_is_drawn_back_towards_the_one_who_asked() -> None:
     log = Log()
     log.carry(0, "client.lab", "server.lab", "OPEN", "a1")

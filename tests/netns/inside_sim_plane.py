@@ -28,6 +28,7 @@ from wayside.kernel.apply import NftDataPlane
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.nft import Role
 from wayside.kernel.packets import parse_packet
+from wayside.kernel.plan import InstalledRule
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
 from wayside.lab.enclosure import leave_with_the_outer_process
 from wayside.sim.plane import Cases, Ends, addresses
@@ -147,14 +148,20 @@ def play(
 
 def same_rules(tally: Tally, nft: NftDataPlane, memory: MemoryDataPlane) -> None:
     """What the two hold at the end, with what each rule has counted."""
-    real = {str(found.rule.match): (found.rule.owner.hex(), found.packets) for found in nft.rules()}
-    double = {
-        str(found.rule.match): (found.rule.owner.hex(), found.packets) for found in memory.rules()
-    }
+    real, double = (
+        {rule_place(found): (found.rule.owner.hex(), found.packets) for found in plane.rules()}
+        for plane in (nft, memory)
+    )
     for number, match in enumerate(sorted(real.keys() | double.keys())):
         wanted, seen = double.get(match), real.get(match)
         tally.expected[-1 - number] = (match, str(wanted))
         tally.seen[-1 - number] = (match, str(seen))
+
+
+def rule_place(found: InstalledRule) -> str:
+    """A rule that drops stands beside one that lets through, and goes before it."""
+    drops = "drop " if found.rule.action is Action.DROP else ""
+    return f"{drops}{found.rule.match}"
 
 
 def play_gate(chance: Random, steps: int) -> Tally:
@@ -190,7 +197,7 @@ def play_gate(chance: Random, steps: int) -> Tally:
     def drain(tally: Tally, wait_s: float) -> None:
         drain_frames(socks, tally, wait_s)
 
-    planes = (nft, MemoryDataPlane(time.monotonic, LIFETIME_S))
+    planes = (nft, MemoryDataPlane(time.monotonic, LIFETIME_S, forwards=True))
     tally = play(Cases(chance, Ends(NEAR, FAR)), planes, steps, send, drain, expected)
     nft.teardown()
     for name in ("in0", "out0"):

@@ -14,6 +14,7 @@ import pytest
 import wayside
 from wayside.core.crypto import SigningKey
 from wayside.core.identity import key_text
+from wayside.runtime.in_process import InProcess
 from wayside.runtime.keyfile import new_key
 
 
@@ -122,3 +123,51 @@ def test_an_unknown_name_and_a_silent_host_are_told_apart(pair: Pair) -> None:
         asyncio.run(ask("nobody.lab"))
     with pytest.raises(wayside.NoAnswer):
         asyncio.run(ask("server.lab"))
+
+
+def test_a_redirected_connection_goes_to_where_it_was_sent_on(tmp_path: Path) -> None:
+    """R-5.7.1: the host itself says that it is elsewhere; the socket goes there."""
+    first, second = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+    server = new_key(tmp_path / "server.key")
+    new_key(tmp_path / "client.key")
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(f'key = "server.key"\nlisten = {second}\n')
+    home = tmp_path / "home.toml"
+    home.write_text(
+        f'key = "server.key"\nlisten = {first}\nhome = "127.0.0.2:{second}"\n'
+        f'approvers = ["{key_text(server.public)}"]\n'
+    )
+    asking = tmp_path / "asking.toml"
+    asking.write_text(
+        'key = "client.key"\n[peers."server.lab"]\n'
+        f'key = "{key_text(server.public)}"\naddresses = ["127.0.0.1:{first}"]\n'
+    )
+
+    async def talk() -> None:
+        async with wayside.connect("server.lab", "echo", config=asking) as connection:
+            connection.writer.write(b"hello\n")
+            assert await connection.reader.readline() == b"HELLO\n"
+            assert connection.sock.getpeername()[0] == "127.0.0.2"
+
+    async def once_there() -> None:
+        while True:  # until the service is offered
+            with contextlib.suppress(wayside.Refused):
+                return await talk()
+
+    async def both() -> None:
+        async with InProcess.from_config(home, answers=True):
+            assert await with_listener(Pair(asking, elsewhere, server), once_there)
+
+    asyncio.run(both())
+
+
+def test_a_name_that_nobody_can_look_up_is_said_to_be_unknown(tmp_path: Path) -> None:
+    asking = tmp_path / "asking.toml"
+    asking.write_text("")
+
+    async def talk() -> None:
+        async with wayside.connect("server.lab", "echo", config=asking):
+            raise AssertionError("not to be let in")
+
+    with pytest.raises(wayside.NameUnknown):
+        asyncio.run(talk())

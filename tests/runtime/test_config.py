@@ -11,11 +11,13 @@ import pytest
 from wayside.core.address import Address
 from wayside.core.crypto import SigningKey
 from wayside.core.identity import key_text
-from wayside.runtime.config import GateConfig, HostConfig, default_socket, load_gate, load_host
+from wayside.runtime.config import HostConfig, default_socket, load_host
 from wayside.runtime.errors import ConfigError, WaysideError
+from wayside.runtime.gate_config import GateConfig, load_gate
 from wayside.runtime.keyfile import write_certificate
+from wayside.runtime.steering import Rendezvous
 
-KEY = SigningKey(bytes(32)).public
+KEY, HOME, GATE = (SigningKey(bytes([number]) * 32).public for number in range(3))
 FULL = f"""
 name = "client.lab"
 key = "client.key"
@@ -78,6 +80,46 @@ def test_everything_in_a_host_file_arrives(tmp_path: Path) -> None:
     assert [one.text for one in config.services["ssh"].allow] == ["*.lab"]
 
 
+STEERED = f"""
+redirectors = ["{key_text(GATE)}"]
+approvers = ["{key_text(KEY)}"]
+home = "10.9.0.1"
+
+[[rendezvous]]
+key = "{key_text(HOME)}"
+address = ["10.9.0.1", "fd00:9::1"]
+
+[domains]
+lab = {{ key = "{key_text(KEY)}", rendezvous = "10.9.0.1" }}
+other = {{ key = "{key_text(KEY)}", rendezvous = "10.8.0.1", rendezvous_key = "{key_text(GATE)}" }}
+plain = {{ key = "{key_text(KEY)}" }}
+
+[peers."files.lab"]
+key = "{key_text(KEY)}"
+rendezvous = "10.9.0.1"
+"""
+
+
+def test_a_host_knows_who_may_steer_it(tmp_path: Path) -> None:
+    config = host(tmp_path, STEERED)
+    steering = config.steering
+    here = (Address.parse("10.9.0.1:4747"), Address.parse("[fd00:9::1]:4747"))
+    assert steering.registers == (Rendezvous(HOME, here),)
+    assert steering.home == here[0]
+    assert steering.approvers == (KEY,)
+    assert steering.names == {
+        "lab": Rendezvous(HOME, here[:1]),
+        "other": Rendezvous(GATE, (Address.parse("10.8.0.1:4747"),)),
+    }
+    assert config.domains == dict.fromkeys(("lab", "other", "plain"), KEY)
+    assert config.peers["files.lab"].addresses == here[:1]
+    assert config.peers["files.lab"].by_rendezvous
+
+
+def test_a_rendezvous_of_ours_may_redirect_us_without_being_named_twice(tmp_path: Path) -> None:
+    assert host(tmp_path, STEERED).steering.trusted == (GATE, HOME)
+
+
 def test_an_option_goes_over_the_environment_over_the_file_over_the_default(
     tmp_path: Path,
 ) -> None:
@@ -129,6 +171,28 @@ def test_a_wrong_variable_is_blamed_and_not_the_file(tmp_path: Path) -> None:
             "[services]\nHTTPS = 1",
             "host.toml:2: 'HTTPS' is not a service (lower case, such as https) [WS-2102]",
         ),
+        (
+            f'[[rendezvous]]\nkey = "{key_text(KEY)}"\nadress = "10.9.0.1"',
+            "host.toml:3: unknown key `adress` [WS-2101]\nhint: did you mean `address`?",
+        ),
+        (
+            f'[[rendezvous]]\nkey = "{key_text(KEY)}"\naddress = ["10.9.0.1", "10.9.0.2"]',
+            "host.toml:3: two addresses of IPv4; one for each family",
+        ),
+        (
+            f'[domains]\nlab = {{ key = "{key_text(KEY)}", rendevous = "10.9.0.1" }}',
+            "host.toml:2: unknown key `rendevous` [WS-2101]\nhint: did you mean `rendezvous`?",
+        ),
+        (
+            f'[domains]\nlab = {{ key = "{key_text(KEY)}", rendezvous = "10.9.0.1" }}',
+            "host.toml:2: the key `rendezvous_key` is missing [WS-2104]",
+        ),
+        (
+            f'[peers."s.lab"]\nkey = "{key_text(KEY)}"\naddresses = ["10.1.0.1"]\n'
+            'rendezvous = "10.9.0.1"',
+            "host.toml:4: `s.lab` has `addresses` and a `rendezvous`",
+        ),
+        ('redirectors = ["me"]', "host.toml:1: 'me' is not a public key"),
         (
             "[peers]\nserver = {}",
             "host.toml:2: `server` is not a name such as server.lab, nor a key",

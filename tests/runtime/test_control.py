@@ -323,12 +323,19 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "expires_s": "NoneType",
                 "packets": "int",
                 "bytes": "int",
+                "there": "str",
+                "via": [],
+                "redirected_by": [],
+                "hidden": "bool",
+                "moves": "int",
+                "gap_ms": "NoneType",
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],
         "addresses": [],
         "dropped": {},
         "refused_total": "int",
+        "registrations": [],
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")

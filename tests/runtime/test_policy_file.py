@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,50 @@ def test_every_mistake_is_one_message_with_its_line(
     tmp_path: Path, text: str, message: str
 ) -> None:
     assert refused(tmp_path, text).startswith(message)
+
+
+VIA = '[[rule]]\nname = "web"\naction = "redirect"\nvia = "proxy"\n'
+HIDE = '[[rule]]\nname = "hide"\naction = "steer"\n'
+
+
+def load(tmp_path: Path, text: str, **able: Any) -> str:
+    """Load a policy for a box that is able to do this; what is wrong with it, if anything."""
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    try:
+        load_policy(path, **able)
+    except ConfigError as error:
+        return str(error).replace(f"{tmp_path}/", "")
+    return ""
+
+
+def test_a_gate_redirects_by_relays_that_it_knows(tmp_path: Path) -> None:
+    assert load(tmp_path, VIA, relays={"proxy"}) == ""
+    said = load(tmp_path, VIA, relays={"proxies", "other"})
+    assert said.startswith("policy.toml:4: `via` names no relay of this box: `proxy` [WS-2102]")
+    assert said.endswith("hint: did you mean `proxies`?")
+
+
+def test_a_box_without_relays_says_where_they_are_named(tmp_path: Path) -> None:
+    """A host as well: a rule that it read as `allow` would be a hole."""
+    said = load(tmp_path, VIA)
+    assert said.endswith("hint: name its address under [relays] in gate.toml")
+
+
+def test_only_a_rendezvous_steers(tmp_path: Path) -> None:
+    assert load(tmp_path, HIDE, steers=True) == ""
+    assert load(tmp_path, 'default = "steer"', steers=True) == ""
+    assert load(tmp_path, HIDE).startswith("policy.toml:3: only a rendezvous can `steer`")
+    assert load(tmp_path, 'default = "steer"').startswith("policy.toml:1: only a rendezvous")
+
+
+def test_a_redirection_says_by_way_of_whom(tmp_path: Path) -> None:
+    assert "by way of whom" in load(tmp_path, VIA.replace('via = "proxy"', ""))
+    assert "by way of whom" in load(tmp_path, VIA.replace("redirect", "allow"), relays={"proxy"})
+    assert "takes a rule" in load(tmp_path, 'default = "redirect"')
+
+
+def test_a_policy_can_be_checked_before_it_is_known_whose_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(VIA + HIDE + '[[test]]\nservice = "https"\nexpect = "redirect"\n')
+    assert read_policy(path).failed == ()

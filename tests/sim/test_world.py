@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from wayside.sim.faults import Fault, Kind
-from wayside.sim.topology import WORLDS
 from wayside.sim.trace import DatagramWords, Note
 from wayside.sim.world import World, world_of
+from wayside.sim.worlds import WORLDS
 
 TOP = Path(__file__).resolve().parent.parent.parent
 PRINT = """

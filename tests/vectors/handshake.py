@@ -187,7 +187,7 @@ def _round(world: World, seq: int, mine: bytes, theirs: bytes) -> Json:
             "static_public": static_x25519(key("responder").public).hex(),
             "static_shared": static.hex(),
             "open_key": derive(static, header.cid, b"wayside open").hex(),
-            "open_bound": header.signing.hex(),
+            "open_bound": (header.signing + terms.from_key).hex(),
             "open_sealed": terms.sealed.hex(),
         }
     agreed = decode_body(AcceptTerms, accept.signed)

@@ -157,7 +157,8 @@ class Answerer(Connection):
         if terms.sealed:
             shared = self.host.key.agree(terms.ephemeral)
             sealing = derive(shared, opened.header.cid, b"wayside open")
-            data = unseal(sealing, ZERO_NONCE, terms.sealed, opened.header.signing)
+            bound = opened.header.signing + terms.from_key
+            data = unseal(sealing, ZERO_NONCE, terms.sealed, bound)
         offer = Offer(
             seq=opened.header.seq,
             hash=opened.hash,

@@ -162,7 +162,8 @@ class Asker(Connection):
             shared = agree(secret, static_x25519(self.agreement.peer.key))
         except BadSignature:  # somebody's idea of a key: nobody can answer for it
             return b""
-        return seal(derive(shared, header.cid, b"wayside open"), ZERO_NONCE, data, header.signing)
+        bound = header.signing + self.host.key.public
+        return seal(derive(shared, header.cid, b"wayside open"), ZERO_NONCE, data, bound)
 
     def _repeat(self, now: float) -> list[Effect]:
         attempt = self.attempt

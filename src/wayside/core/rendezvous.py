@@ -142,7 +142,8 @@ class Rendezvous:
             effects = self._from_host(self.host.handle(event, now))
         connection = self.host.connections.get(cid)
         offer = connection.offer if connection is not None else None
-        if isinstance(message, Open) and offer is not None:
+        dropped = any(isinstance(effect, Dropped) for effect in effects)
+        if isinstance(message, Open) and offer is not None and not dropped:
             self._remember(event, message, offer)
         return effects
 

@@ -1,0 +1,32 @@
+"""What the agent answers to `why`: a redirect that was not followed says what would let it."""
+
+from __future__ import annotations
+
+import asyncio
+from unittest.mock import Mock
+
+from pair import make_host
+from star import Star, make_rendezvous
+from wayside.core.identity import key_text
+from wayside.runtime.agent import Agent
+from wayside.runtime.asking import Asking
+from wayside.runtime.control_types import WhyReply, WhyRequest
+from wayside.runtime.host_control import HostControl
+
+
+def test_a_redirect_that_was_not_followed_says_whom_to_trust() -> None:
+    """R-5.7.1."""
+    nodes = {"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous()}
+    world = Star(nodes)  # type: ignore[arg-type]
+    world.register()
+    world.ask("c", "s", "r")
+    asking = Asking()
+    for refusal in world.refusals():
+        asking.refused(refusal, "tcp")
+    agent = Mock(spec=Agent)
+    agent.asking = asking
+    reply = asyncio.run(HostControl(agent).answer(WhyRequest()))
+    assert isinstance(reply, WhyReply)
+    (shown,) = reply.refusals
+    assert key_text(world.key("r")) in shown.hint
+    assert "redirectors" in shown.hint
