@@ -173,7 +173,7 @@ async def _connected(sock: socket.socket, address: str, port: int) -> None:
 
 
 async def _connect_in_process(signaling: InProcess, name: str, service: str) -> Connection:
-    peer = signaling.peer(name)
+    peer = await signaling.peer(name)
     source = signaling.source_towards(peer)
     kind = socket.AF_INET if source.family == 4 else socket.AF_INET6
     sock = socket.socket(kind, socket.SOCK_STREAM)

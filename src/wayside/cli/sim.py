@@ -12,9 +12,9 @@ import click
 
 from wayside.sim.runs import run_many, run_one
 from wayside.sim.shrink import shrink
-from wayside.sim.topology import WORLDS
 from wayside.sim.trace import Note
 from wayside.sim.world import Result, World, world_of
+from wayside.sim.worlds import WORLDS
 
 from .options import json_option
 
@@ -37,7 +37,7 @@ def list_(as_json: bool) -> int:
     """List the worlds."""
     for name, spec in WORLDS.items():
         line = {"v": 1, "world": name, "about": spec.about}
-        print(json.dumps(line) if as_json else f"{name:<14}  {spec.about}")
+        print(json.dumps(line) if as_json else f"{name:<20}  {spec.about}")
     return 0
 
 

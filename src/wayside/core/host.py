@@ -111,6 +111,7 @@ class Host:
                 return [
                     effect
                     for connection in list(self.connections.values())
+                    if connection.agreement.wire.destination.ip in event.sources
                     for effect in self._step(connection, event, now)
                 ]
             case TimePassed():

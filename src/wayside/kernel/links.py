@@ -1,7 +1,8 @@
 """Addresses, links, routes and routing rules: what our table needs around it.
 
 Host: its virtual addresses are on `lo`; the peers' are routed into a veth pair, whose other end
-the agent reads. A packet that a rule rewrites is routed anew and never gets there. Gate: signaling
+the agent reads. A packet that a rule rewrites is routed anew and never gets there, but when there
+is no route for it at all. Gate: signaling
 that the table has marked has a local route. Everything is put there again without harm when it is
 there already, and taken away by name or number. All by pyroute2.
 """
@@ -15,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
+from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wayside.core.address import IP
@@ -24,6 +25,9 @@ from .names import (
     HOST_LINK,
     HOST_MAC,
     LINK_MTU,
+    LOST_PRIORITY,
+    LOST_TABLE,
+    MARK,
     MARK_INTERCEPTED,
     ROUTE_TABLE,
     RTO_MIN_MS,
@@ -67,6 +71,9 @@ def setup_host(own_v4: IPv4Address, own_v6: IPv6Address, v6_prefix: IPv6Network)
         metrics = {"lock": 1 << _RTAX_RTO_MIN, "rto_min": RTO_MIN_MS}
         for prefix, own in ((V4_PREFIX, own_v4), (v6_prefix, own_v6)):
             ip.route("replace", dst=str(prefix), oif=link, prefsrc=str(own), metrics=metrics)
+        for family in _FAMILIES:
+            ip.route("replace", family=family, dst="default", oif=link, table=LOST_TABLE)
+            _add_rule(ip, _lost_rule(family))
 
 
 def setup_gate() -> None:
@@ -84,21 +91,26 @@ def setup_gate() -> None:
                 oif=loopback,
                 table=ROUTE_TABLE,
             )
-            try:
-                ip.rule("add", **_rule(family))
-            except NetlinkError as error:
-                if error.code != errno.EEXIST:
-                    raise
+            _add_rule(ip, _rule(family))
+
+
+def _add_rule(ip: Any, rule: dict[str, Any]) -> None:
+    try:
+        ip.rule("add", **rule)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
 
 
 def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
     """Take away whatever setup_host or setup_gate made. `own`: a host's addresses on lo."""
     with _netlink("our links and routes") as ip:
         for family in _FAMILIES:
-            with _if_there():
-                ip.rule("delete", **_rule(family))
-            with _if_there():
-                ip.flush_routes(family=family, table=ROUTE_TABLE)
+            for rule in (_rule(family), _lost_rule(family)):
+                with _if_there():
+                    ip.rule("delete", **rule)
+                with _if_there():
+                    ip.flush_routes(family=family, table=rule["table"])
         for link in ip.link_lookup(ifname=HOST_LINK):
             with _if_there():
                 ip.link("delete", index=link)
@@ -112,27 +124,30 @@ def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
                 )
 
 
-def usable_addresses() -> set[IP]:
+async def usable_addresses() -> set[IP]:
     """This host's addresses that packets can come to now, by what the kernel says.
 
     Their links are up and have a carrier, and nobody else may still turn out to have them: an IPv6
-    address is tentative until duplicate address detection is over (RFC 4862, 1 s). Needs no
-    privilege. Raises KernelError.
+    address is tentative until duplicate address detection is over (RFC 4862, 1 s). Takes 1 ms and
+    no privilege. Raises KernelError.
     """
-    with _netlink("the addresses of this host") as ip:
-        live = {
-            link["index"]
-            for link in ip.get_links()
-            if link["flags"] & _IFF_UP and link["flags"] & _IFF_RUNNING
-        }
-        unusable = _IFA_F_TENTATIVE | _IFA_F_DADFAILED
-        return {
-            ip_address(own)
-            for found in ip.get_addr()
-            if found["index"] in live and not _flags_of(found) & unusable
-            for own in [found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")]
-            if own
-        }
+    unusable = _IFA_F_TENTATIVE | _IFA_F_DADFAILED
+    try:
+        async with AsyncIPRoute() as ip:
+            live = {
+                link["index"]
+                async for link in await ip.get_links()
+                if link["flags"] & _IFF_UP and link["flags"] & _IFF_RUNNING
+            }
+            return {
+                ip_address(own)
+                async for found in await ip.get_addr()
+                if found["index"] in live and not _flags_of(found) & unusable
+                for own in [found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")]
+                if own
+            }
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"netlink does not tell this host's addresses: {error}") from error
 
 
 def _flags_of(address: Any) -> int:
@@ -147,6 +162,20 @@ def _rule(family: int) -> dict[str, Any]:
         "fwmark": MARK_INTERCEPTED,
         "table": ROUTE_TABLE,
         "priority": RULE_PRIORITY,
+    }
+
+
+def _lost_rule(family: int) -> dict[str, Any]:
+    """Where a host's packets go for which there is no route while it moves: into the veth pair.
+
+    A packet that the kernel cannot route it drops with an error, and TCP then waits 200 ms until it
+    tries again (the probe timer; RFC 9293, 3.8.6.1); what went into a link it repeats after 10 ms.
+    """
+    return {
+        "family": family,
+        "fwmark": MARK,
+        "table": LOST_TABLE,
+        "priority": LOST_PRIORITY,
     }
 
 

@@ -19,6 +19,10 @@ ROUTE_TABLE = 4747
 RULE_PRIORITY = 4747
 """Priority of that choice: behind the local table (0), before the main one (32,766)."""
 
+LOST_TABLE = 4748
+LOST_PRIORITY = 33_000
+"""A host's rewritten packets for which no table has a route: behind all others (32,767)."""
+
 HOST_LINK = "wayside0"
 """The host's end of the veth pair: the virtual addresses are routed into it."""
 

@@ -1,4 +1,4 @@
-"""The configuration of the daemons: host.toml and gate.toml.
+"""The configuration of the daemons: what all have in common, and host.toml.
 
 One value comes from the first of these that has it: an option, a WAYSIDE_* variable
 (`WAYSIDE_LISTEN` for `listen`; lists with commas), the file, the default. Files named in a file
@@ -11,9 +11,8 @@ Every mistake is one `ConfigError` with file and line; an unknown key names the 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,14 @@ from wayside.core.policy import Pattern, checked_service
 
 from .document import Document, Place
 from .keyfile import read_certificate
+from .spellings import public_key, signaling_address
+from .steering import (
+    Addresses,
+    Steering,
+    read_addresses,
+    read_domains,
+    read_steering,
+)
 
 IPV6_PREFIX = IPv6Network("fd77:6179:7364::/48")
 """Virtual IPv6 addresses of peers: a unique local prefix, "wayside" in its bits. RFC 4193."""
@@ -53,6 +60,8 @@ class Peer:
 
     identity: PeerIdentity
     addresses: tuple[Address, ...]
+    by_rendezvous: bool = False
+    """Those addresses are a rendezvous', which knows where the host is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ class HostConfig:
     """What `wayside host` runs with.
 
     `listen`: UDP port. `lifetime_s`: what it asks for its connections. `domains`: name to public
-    key (32 bytes). `peers` and `services` by name.
+    key (32 bytes). `peers` and `services` by name. `steering`: what it knows of rendezvous.
     """
 
     name: str
@@ -79,22 +88,12 @@ class HostConfig:
     domains: Mapping[str, bytes]
     peers: Mapping[str, Peer]
     services: Mapping[str, Service]
+    steering: Steering = field(default_factory=Steering)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateConfig:
-    """What `wayside gate` runs with; `inside` and `outside` are names of interfaces."""
+class DaemonFile(msgspec.Struct, kw_only=True):
+    """The keys of every daemon's file; those of one role come on top."""
 
-    name: str
-    paths: Paths
-    listen: int = SIGNALING_PORT
-    lifetime_s: float = LIFETIME_S
-    inside: tuple[str, ...]
-    outside: tuple[str, ...]
-    domains: Mapping[str, bytes]
-
-
-class _DaemonFile(msgspec.Struct, kw_only=True):
     name: str = ""
     key: str = ""
     listen: Port = SIGNALING_PORT
@@ -106,22 +105,23 @@ class _DaemonFile(msgspec.Struct, kw_only=True):
     domains: dict[str, str] = {}
 
 
-class _HostFile(_DaemonFile, kw_only=True):
+class _HostFile(DaemonFile, kw_only=True):
     certificate: str = ""
     ipv6_prefix: str = str(IPV6_PREFIX)
     peers: dict[str, dict[str, Any]] = {}
     services: dict[str, Any] = {}
-
-
-class _GateFile(_DaemonFile, kw_only=True):
-    inside: list[str] = []
-    outside: list[str] = []
+    domains: dict[str, str | dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    rendezvous: list[dict[str, Any]] = []
+    redirectors: list[str] = []
+    approvers: list[str] = []
+    home: str = ""
 
 
 class _PeerFile(msgspec.Struct):
     key: str
     addresses: list[str] = []
     certificate: str = ""
+    rendezvous: Addresses = ""
 
 
 class _ServiceFile(msgspec.Struct):
@@ -136,46 +136,21 @@ def load_host(
 
     `flags`: options by key, those not given left out. Raises ConfigError and WaysideError.
     """
-    document = _open("host", path, flags, environ, _HostFile)
+    document = open_document("host", path, flags, environ, _HostFile)
     file = document.convert(document.data, _HostFile)
-    paths = _paths("host", document, file, environ)
+    paths = paths_of("host", document, file, environ)
     return HostConfig(
         name=file.name,
         paths=paths,
         listen=file.listen,
         lifetime_s=file.lifetime_s,
         ipv6_prefix=document.value(("ipv6_prefix",), _virtual_prefix, file.ipv6_prefix),
-        domains=_domains(document, file),
+        domains=read_domains(document, file.domains),
         peers={name: _peer(document, name, raw) for name, raw in file.peers.items()},
         services={name: _service(document, name, raw) for name, raw in file.services.items()},
-    )
-
-
-def load_gate(
-    path: Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
-) -> GateConfig:
-    """Read gate.toml, as `load_host` does. A gate without `inside` or `outside` is an error."""
-    document = _open("gate", path, flags, environ, _GateFile)
-    file = document.convert(document.data, _GateFile)
-    for key, names in (("inside", file.inside), ("outside", file.outside)):
-        if not names:
-            raise document.error(
-                (key,) if key in document.data else (),
-                f"a gate needs at least one interface in `{key}`",
-                hint=f'{key} = ["eth0"]; `ip -br link` lists the interfaces',
-                code="WS-2104",
-            )
-    both = sorted(set(file.inside) & set(file.outside))
-    if both:
-        raise document.error(("outside",), f"`{both[0]}` is both inside and outside")
-    return GateConfig(
-        name=file.name or socket.gethostname(),
-        paths=_paths("gate", document, file, environ),
-        listen=file.listen,
-        lifetime_s=file.lifetime_s,
-        inside=tuple(file.inside),
-        outside=tuple(file.outside),
-        domains=_domains(document, file),
+        steering=read_steering(
+            document, file.rendezvous, file.domains, file.redirectors, file.approvers, file.home
+        ),
     )
 
 
@@ -189,25 +164,26 @@ def default_socket(role: str, environ: Mapping[str, str]) -> Path:
     return own or Path("/run/wayside") / f"{role}.sock"
 
 
-def _open(
+def open_document(
     role: str,
     path: Path | None,
     flags: Mapping[str, object],
     environ: Mapping[str, str],
-    kind: type[_DaemonFile],
+    kind: type[DaemonFile],
 ) -> Document:
+    """A role's file, with the environment and the options (`flags`) put over it."""
     if path is None and "WAYSIDE_CONFIG" in environ:
         path = Path(environ["WAYSIDE_CONFIG"])
-    default = _config_directory(environ) / f"{role}.toml"
+    default = config_directory(environ) / f"{role}.toml"
     if path is None and default.exists():
         path = default
     document = Document.read(path) if path else Document(None)
-    for field in msgspec.structs.fields(kind):
-        key, variable = field.encode_name, f"WAYSIDE_{field.encode_name.upper()}"
+    for known in msgspec.structs.fields(kind):
+        key, variable = known.encode_name, f"WAYSIDE_{known.encode_name.upper()}"
         if key in flags:
             document.put(key, flags[key], f"--{key.replace('_', '-')}")
         elif variable in environ:
-            document.put(key, _from_text(environ[variable], field.type), variable)
+            document.put(key, _from_text(environ[variable], known.type), variable)
     return document
 
 
@@ -221,13 +197,15 @@ def _from_text(text: str, kind: Any) -> object:
         return text
 
 
-def _config_directory(environ: Mapping[str, str]) -> Path:
+def config_directory(environ: Mapping[str, str]) -> Path:
+    """Where configuration files are: the system's place for root, a user's own for others."""
     if os.geteuid() == 0:
         return Path("/etc/wayside")
     return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "wayside"
 
 
-def _paths(role: str, document: Document, file: _DaemonFile, environ: Mapping[str, str]) -> Paths:
+def paths_of(role: str, document: Document, file: DaemonFile, environ: Mapping[str, str]) -> Paths:
+    """The files of a daemon, as its configuration or the defaults have them."""
     base = document.path.parent if document.path else Path()
     if os.geteuid() == 0:
         state = Path("/var/lib/wayside")
@@ -236,9 +214,9 @@ def _paths(role: str, document: Document, file: _DaemonFile, environ: Mapping[st
         state = Path(home) / "wayside"
     if file.state:
         state = base / file.state
-    certificate = file.certificate if isinstance(file, _HostFile) else ""
+    certificate: str = getattr(file, "certificate", "")
     return Paths(
-        key=base / file.key if file.key else _config_directory(environ) / f"{role}.key",
+        key=base / file.key if file.key else config_directory(environ) / f"{role}.key",
         state=state,
         socket=base / file.socket if file.socket else default_socket(role, environ),
         log=base / file.log if file.log else state / f"{role}.events",
@@ -247,9 +225,11 @@ def _paths(role: str, document: Document, file: _DaemonFile, environ: Mapping[st
     )
 
 
-def _domains(document: Document, file: _DaemonFile) -> dict[str, bytes]:
+def domains_of(document: Document, file: DaemonFile) -> dict[str, bytes]:
+    """The public keys of the domains that are believed."""
     return {
-        name: document.value(("domains", name), _key, text) for name, text in file.domains.items()
+        name: document.value(("domains", name), public_key, text)
+        for name, text in file.domains.items()
     }
 
 
@@ -259,16 +239,24 @@ def _peer(document: Document, name: str, raw: object) -> Peer:
         raise document.error(at, f"`{name}` is not a name such as server.lab, nor a key")
     file = document.convert(raw, _PeerFile, at)
     base = document.path.parent if document.path else Path()
-    return Peer(
-        PeerIdentity(
-            document.value((*at, "key"), _key, file.key),
-            name if is_name(name) else "",
-            read_certificate(base / file.certificate) if file.certificate else b"",
-        ),
-        tuple(
-            document.value((*at, "addresses"), _signaling_address, text) for text in file.addresses
-        ),
+    identity = PeerIdentity(
+        document.value((*at, "key"), public_key, file.key),
+        name if is_name(name) else "",
+        read_certificate(base / file.certificate) if file.certificate else b"",
     )
+    if file.rendezvous and file.addresses:
+        raise document.error(
+            (*at, "rendezvous"),
+            f"`{name}` has `addresses` and a `rendezvous`",
+            hint="a rendezvous is asked where a host is; leave one of the two out",
+        )
+    if file.rendezvous:
+        asked = read_addresses(document, (*at, "rendezvous"), file.rendezvous)
+        return Peer(identity, asked, by_rendezvous=True)
+    addresses = (
+        document.value((*at, "addresses"), signaling_address, text) for text in file.addresses
+    )
+    return Peer(identity, tuple(addresses))
 
 
 def _service(document: Document, name: str, raw: object) -> Service:
@@ -279,17 +267,6 @@ def _service(document: Document, name: str, raw: object) -> Service:
     file = document.convert(raw, _ServiceFile, at)
     allow = tuple(document.value((*at, "allow"), Pattern.parse, text) for text in file.allow)
     return Service(file.port, allow)
-
-
-def _key(text: str) -> bytes:
-    key = key_from_text(text)
-    if key is None:
-        raise ValueError(f"{text!r} is not a public key; `wayside key show FILE` prints one")
-    return key
-
-
-def _signaling_address(text: str) -> Address:
-    return Address.parse(text, SIGNALING_PORT)
 
 
 def _virtual_prefix(text: str) -> IPv6Network:

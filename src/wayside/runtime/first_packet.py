@@ -3,7 +3,8 @@
 A packet to a peer's virtual address that no rule rewrites comes out at the tap. The agent holds
 it, asks for the connection, and sends it on when the rules are in; or answers it with a refusal
 that the application's connect() sees at once. A responder's packets that are too early, before
-the initiator has confirmed, wait here in the same way.
+the initiator has confirmed, wait here in the same way; so do those of a connection that has lost
+its way in a move (applications.py).
 """
 
 from __future__ import annotations
@@ -44,18 +45,23 @@ class WaitingRoom:
         """The flow that waits for a connection."""
         return next((flow for flow, held in self._by_flow.items() if held.cid == cid), None)
 
-    def hold(self, flow: Flow, cid: Cid, packet: bytes) -> None:
-        """Hold a packet for a connection that is being asked for."""
+    def hold(self, flow: Flow, cid: Cid, packet: bytes, newest: bool = False) -> None:
+        """Hold a packet for a connection that is being asked for.
+
+        `newest`: of too many the newest are kept, else the first.
+        """
         waiting = self._by_flow.get(flow)
         if waiting is None:
             if len(self._by_flow) >= FLOWS_MAX:
                 self._by_flow.popitem(last=False)
                 self.lost += 1
             waiting = self._by_flow[flow] = Waiting(cid)
-        if len(waiting.packets) < PACKETS_MAX:
-            waiting.packets.append(packet)
-        else:
+        if len(waiting.packets) >= PACKETS_MAX:
             self.lost += 1
+            if not newest:
+                return
+            del waiting.packets[0]
+        waiting.packets.append(packet)
 
     def take(self, flow: Flow) -> list[bytes]:
         """Let all packets of a flow out."""

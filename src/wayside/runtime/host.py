@@ -60,11 +60,25 @@ async def run_host(config: HostConfig) -> int:
 def make_host(config: HostConfig, key: SigningKey, secret: bytes, met: list[bytes]) -> Host:
     """The machine that a configuration describes; `met`: peers' keys in the order of meeting."""
     certificate = read_certificate(config.paths.certificate) if config.paths.certificate else b""
-    context = HostContext(key, os.urandom, config.name, certificate, lifetime_s=config.lifetime_s)
+    steering = config.steering
+    context = HostContext(
+        key,
+        os.urandom,
+        config.name,
+        certificate,
+        lifetime_s=config.lifetime_s,
+        redirectors=steering.trusted,
+    )
     services = {
         name: Offered(service.port, service.allow) for name, service in config.services.items()
     }
-    answering = Answering(Names(config.domains), policy_of(config.paths.policy), services)
+    answering = Answering(
+        Names(config.domains),
+        policy_of(config.paths.policy),
+        services,
+        steering.approvers,
+        steering.home,
+    )
     virtual = VirtualAddresses(key.public, str(config.ipv6_prefix))
     for peer in (*met, *(peer.identity.key for peer in config.peers.values())):
         virtual.of(peer, 4)

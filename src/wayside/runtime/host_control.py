@@ -6,13 +6,13 @@ import os
 import socket
 import time
 
+import msgspec
+
 from wayside.core.address import Address, Flow, Transport
-from wayside.core.connection import Connection
 from wayside.core.host import Offered
-from wayside.core.identity import key_from_text, key_text
+from wayside.core.identity import key_text
 from wayside.core.policy import Pattern, checked_service
 from wayside.core.rule import Cid
-from wayside.kernel.plan import InstalledRule
 
 from .agent import Agent
 from .config import Peer
@@ -20,7 +20,6 @@ from .control_types import (
     AddressReply,
     AddressRequest,
     CloseRequest,
-    ConnectionRecord,
     ExposeRequest,
     OpenReply,
     OpenRequest,
@@ -30,10 +29,15 @@ from .control_types import (
     StatusReply,
     StatusRequest,
     UnexposeRequest,
+    WhyReply,
     WhyRequest,
 )
 from .errors import ConfigError, NameUnknown, WaysideError
 from .names import port_of
+from .portrait import record_of, registration_of
+
+NOT_FOLLOWED = "whom this host does not let redirect it"
+"""The machine's own words (core/asker.py)."""
 
 
 class HostControl:
@@ -48,9 +52,9 @@ class HostControl:
             case StatusRequest():
                 return await self._status(request.limit)
             case WhyRequest():
-                return self._agent.asking.refusals.answer(request)
+                return self._why(request)
             case AddressRequest():
-                return self._address(request)
+                return await self._address(request)
             case OpenRequest():
                 return await self._open(request)
             case CloseRequest():
@@ -64,16 +68,8 @@ class HostControl:
                     "this is a host's agent; only a gate can do that", code="WS-2001"
                 )
 
-    def _peer(self, name: str, family: int) -> Peer:
-        peer = self._agent.config.peers.get(name)
-        key = key_from_text(name)
-        if peer is None and key is not None:
-            peer = self._agent.peer_of(key)
-        if peer is None:
-            raise NameUnknown(
-                f"no address is known for {name}",
-                hint=f'add [peers."{name}"] with key and addresses to host.toml',
-            )
+    async def _peer(self, name: str, family: int) -> Peer:
+        peer = await self._agent.directory.find(name)
         if all(address.family != family for address in peer.addresses):
             raise NameUnknown(
                 f"{name} has no IPv{family} address",
@@ -81,15 +77,15 @@ class HostControl:
             )
         return peer
 
-    def _address(self, request: AddressRequest) -> AddressReply:
-        peer = self._peer(request.name, request.family)
+    async def _address(self, request: AddressRequest) -> AddressReply:
+        peer = await self._peer(request.name, request.family)
         virtual = self._agent.virtual_address(peer.identity.key, request.family)
         return AddressReply(address=str(virtual.ip))
 
     async def _open(self, request: OpenRequest) -> OpenReply:
         """Signal before the first packet: the caller's socket has its source port already."""
         agent = self._agent
-        peer = self._peer(request.name, request.family)
+        peer = await self._peer(request.name, request.family)
         _checked(request.service)
         virtual = agent.virtual_address(peer.identity.key, request.family)
         source_port = request.source_port or _free_port(request.family)
@@ -138,15 +134,18 @@ class HostControl:
 
     async def _status(self, limit: int) -> StatusReply:
         agent = self._agent
-        host = agent.host
+        host, now = agent.host, time.monotonic()
         counters = {found.rule.match: found for found in await agent.helper.rules()}
-        records = [_record(connection, counters) for connection in host.connections.values()]
+        records = [
+            record_of(connection, counters, agent.moves.journey(cid))
+            for cid, connection in host.connections.items()
+        ]
         return StatusReply(
             role="host",
             name=agent.config.name,
             key=key_text(host.context.key.public),
             pid=os.getpid(),
-            uptime_s=time.monotonic() - agent.started,
+            uptime_s=now - agent.started,
             connections_total=len(records),
             connections=records[:limit],
             services=[
@@ -160,25 +159,22 @@ class HostControl:
             dropped=dict(agent.dropped),
             refused_total=agent.asking.refusals.total,
             addresses=[str(agent.virtual.own(4)), str(agent.virtual.own(6))],
+            registrations=[registration_of(one, now) for one in agent.registrations.all],
         )
 
-
-def _record(connection: Connection, counters: dict[Flow, InstalledRule]) -> ConnectionRecord:
-    about = connection.agreement
-    out = counters.get(about.local)
-    back = counters.get(about.wire.reversed())
-    return ConnectionRecord(
-        cid=about.cid.hex(),
-        peer=str(about.peer),
-        service=about.service,
-        transport=about.wire.transport.name.lower(),
-        state=connection.state.name.lower(),
-        flow=str(about.local).partition(" ")[2],
-        wire=str(about.wire).partition(" ")[2],
-        expires_s=None,
-        packets=(out.packets if out else 0) + (back.packets if back else 0),
-        bytes=(out.bytes if out else 0) + (back.bytes if back else 0),
-    )
+    def _why(self, request: WhyRequest) -> WhyReply:
+        """The refusals; one for a redirect that was not followed says what would let it."""
+        reply = self._agent.asking.refusals.answer(request)
+        return WhyReply(
+            refusals=[
+                msgspec.structs.replace(
+                    one, hint=f'redirectors = ["{one.by}"] in host.toml, if you trust it'
+                )
+                if NOT_FOLLOWED in one.reason
+                else one
+                for one in reply.refusals
+            ]
+        )
 
 
 def _checked(service: str) -> str:

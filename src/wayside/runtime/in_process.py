@@ -17,10 +17,10 @@ from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.connection import Connection, HostContext
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import Effect, ReportOpened, ReportRefused
+from wayside.core.effects import DeliverData, Effect, ReportOpened, ReportRefused
 from wayside.core.events import CloseRequested, DatagramReceived, OpenRequested
 from wayside.core.host import Answering, Host, Offered
-from wayside.core.identity import Names
+from wayside.core.identity import Names, PeerIdentity
 from wayside.core.policy import Pattern
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid
@@ -28,6 +28,7 @@ from wayside.kernel.plan import Change, InstalledRule
 
 from .asking import Asking, Opened
 from .config import HostConfig, Peer, load_host
+from .directory import Directory
 from .driver import Driver
 from .errors import ConfigError, NameUnknown
 from .eventlog import EventLog
@@ -59,11 +60,25 @@ class InProcess:
         self.config = config
         self._port = port
         self._asking = Asking()
+        self._directory = Directory(config, self._asking, self._ask_plainly, self.close)
         certificate = (
             read_certificate(config.paths.certificate) if config.paths.certificate else b""
         )
-        context = HostContext(key, os.urandom, config.name, certificate, config.lifetime_s)
-        answering = Answering(Names(config.domains), policy_of(config.paths.policy))
+        steering = config.steering
+        context = HostContext(
+            key,
+            os.urandom,
+            config.name,
+            certificate,
+            config.lifetime_s,
+            redirectors=steering.trusted,
+        )
+        answering = Answering(
+            Names(config.domains),
+            policy_of(config.paths.policy),
+            approvers=steering.approvers,
+            home=steering.home,
+        )
         box = TokenBox(key.public, os.urandom(32), os.urandom)
         quota = Quota(CONNECTIONS_MAX, CONNECTIONS_MAX)
         self._host = Host(context, answering, FrontDoor(box, Budget()), quota)
@@ -97,15 +112,9 @@ class InProcess:
         await self._driver.settled()
         self._driver.stop()
 
-    def peer(self, name: str) -> Peer:
-        """What the configuration knows of a name. Raises NameUnknown."""
-        peer = self.config.peers.get(name)
-        if peer is None or not peer.addresses:
-            raise NameUnknown(
-                f"no address is known for {name}",
-                hint=f'add [peers."{name}"] with key and addresses to host.toml',
-            )
-        return peer
+    async def peer(self, name: str) -> Peer:
+        """Who has this name: from the configuration, or looked up. Raises NameUnknown."""
+        return await self._directory.find(name)
 
     def source_towards(self, peer: Peer) -> Address:
         """Our own address on the way to a peer. Raises NameUnknown when there is no way."""
@@ -120,7 +129,10 @@ class InProcess:
         )
 
     async def open(self, peer: Peer, service: str, source: Address) -> Opened:
-        """Ask for a TCP connection from `source`. Raises Refused and NoAnswer."""
+        """Ask for a TCP connection from `source`. Raises Refused and NoAnswer.
+
+        Packets go where the agreement says, which is elsewhere if somebody redirected it.
+        """
         assert self._driver is not None
         signaling = next(a for a in peer.addresses if a.family == source.family)
         wire = Flow(Transport.TCP, source, signaling.with_port(port_of(service)))
@@ -153,6 +165,16 @@ class InProcess:
         )
         return self._host.by_wire(wire)
 
+    def _ask_plainly(
+        self, cid: Cid, peer: PeerIdentity, service: str, signaling: Address, data: bytes
+    ) -> bool:
+        source = source_towards(signaling)
+        if source is None or self._driver is None:
+            return False
+        wire = Flow(Transport.NONE, source.with_port(0), signaling.with_port(0))
+        self._driver.deliver(OpenRequested(cid, peer, service, wire, wire, signaling, data))
+        return True
+
     def _on_received(self, received: Received) -> None:
         assert self._driver is not None
         self._driver.deliver(DatagramReceived(received.data, received.source, received.destination))
@@ -160,5 +182,7 @@ class InProcess:
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, ReportOpened):
             self._asking.opened(effect)
+        elif isinstance(effect, DeliverData):
+            self._directory.answered(effect)
         elif isinstance(effect, ReportRefused):
             self._asking.refused(effect, "tcp")

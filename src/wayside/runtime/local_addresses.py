@@ -31,12 +31,13 @@ class LocalAddresses:
             return known[0]
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        is_local = _can_bind(ip)
+        is_local = is_own(ip)
         self._known[ip] = (is_local, now)
         return is_local
 
 
-def _can_bind(ip: IP) -> bool:
+def is_own(ip: IP) -> bool:
+    """Whether the kernel lets us use this address now; a tentative one it does not."""
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

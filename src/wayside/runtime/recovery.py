@@ -1,7 +1,8 @@
 """After a restart: what the kernel still holds, joined with what the store remembers.
 
 A connection lives on when both have it. Rules without memory cannot be closed properly any more,
-and memory without rules is of no use: both are cleared away. Spec: R-6.5.
+and memory without rules is of no use: both are cleared away. What a connection lacks of its rules,
+because it had no way when the agent was killed, is put again. Spec: R-6.5.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from dataclasses import dataclass
 from wayside.core.codec import DecodeError
 from wayside.core.host import Host
 from wayside.core.saved import Saved, read_saved
-from wayside.kernel.plan import Change, InstalledRule, Remove
+from wayside.kernel.plan import Change, InstalledRule, Put, Remove
 
 from .store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """How many connections go on, and which rules belong to none."""
+    """How many connections go on; what has to go from the kernel, and what it lacks."""
 
     connections: int
-    orphans: list[Change]
+    changes: list[Change]
 
 
 def recover(host: Host, store: Store, installed: list[InstalledRule], now: float) -> Recovered:
@@ -35,10 +36,14 @@ def recover(host: Host, store: Store, installed: list[InstalledRule], now: float
             continue
         host.restore(cid, saved, now)
         kept.add(cid)
-    orphans: list[Change] = [
+    changes: list[Change] = [
         Remove(found.rule) for found in installed if found.rule.owner not in kept
     ]
-    return Recovered(len(kept), orphans)
+    there = {found.rule.match for found in installed}
+    for connection in host.connections.values():  # one that had lost its way has no rule out
+        outbound = connection.agreement.outbound
+        changes += [Put(rule) for rule in outbound if rule.match.on_the_wire not in there]
+    return Recovered(len(kept), changes)
 
 
 def _read(raw: bytes) -> Saved | None:
