@@ -125,11 +125,12 @@ class Answerer(Connection):
         same = (about.peer.key, about.service, about.wire.transport)
         if (terms.from_key, terms.service, terms.transport) != same or self.keys.seq < 0:
             return False
-        theirs = [known for known in self.keys.by_seq if known % 2 != self.PARITY]
-        last = max([*theirs, self.offer.seq if self.offer else -1])
-        if seq % 2 == self.PARITY or seq <= last:
+        offered = (self.offer.seq, self.offer.key) if self.offer else self.keys.offered
+        candidates = [*self.keys.by_seq.items(), *([offered] if offered else [])]
+        theirs = [known for known, _ in candidates if known % 2 != self.PARITY]
+        if seq % 2 == self.PARITY or seq <= max(theirs, default=-1):
             return False
-        known = [*self.keys.by_seq.values(), *([self.offer.key] if self.offer else [])]
+        known = [key for _, key in candidates]
         return any(holds(key, message.mac, opened.header.signing, message.signed) for key in known)
 
     def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:

@@ -112,9 +112,13 @@ def connection_key(secret: bytes, theirs: bytes, asked: bytes, salt: bytes) -> b
 
 @dataclass(slots=True)
 class Keys:
-    """The keys of the last two agreed OPENs by seq: while one end has moved on, both hold."""
+    """The keys of the last two agreed OPENs by seq: while one end has moved on, both hold.
+
+    `offered`: the seq and key of an ACCEPT from before a restart, which the other end may have.
+    """
 
     by_seq: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    offered: tuple[int, bytes] | None = None
 
     def add(self, seq: int, key: bytes) -> None:
         """Agree on a key for this and later messages."""

@@ -22,14 +22,16 @@ from .timers import Timer
 
 @dataclass(frozen=True, slots=True)
 class SavedKey:
-    """The connection key of one seq, agreed or offered: the other end may use either."""
+    """The connection key of one seq; `agreed` 0: of an ACCEPT that may have arrived."""
 
     FIELDS: ClassVar = (
         Field(1, "seq", uint(2**64 - 1)),
         Field(2, "key", fixed(32)),
+        Field(3, "agreed", uint(1)),
     )
     seq: int
     key: bytes
+    agreed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Saved:
         Field(8, "wire_destination", ADDRESS),
         Field(9, "local_source", ADDRESS),
         Field(10, "local_destination", ADDRESS),
-        Field(11, "keys", many(nested(SavedKey), 2)),
+        Field(11, "keys", many(nested(SavedKey), 3)),
         Field(13, "lifetime_ms", uint(2**40)),
         Field(14, "towards", ADDRESS),
         Field(15, "hops", HOPS, optional=True),
@@ -73,9 +75,9 @@ class Saved:
 def save(connection: Connection) -> SaveConnection:
     """The effect that keeps a connection. Spec: R-6.5."""
     about, offer = connection.agreement, connection.offer
-    keys = dict(connection.keys.by_seq)
-    if offer is not None:
-        keys[offer.seq] = offer.key
+    keys = [SavedKey(seq, key, 1) for seq, key in sorted(connection.keys.by_seq.items())]
+    if offer is not None and not offer.confirmed:
+        keys.append(SavedKey(offer.seq, offer.key, 0))
     saved = Saved(
         asked=1 - connection.PARITY,
         peer_key=about.peer.key,
@@ -87,7 +89,7 @@ def save(connection: Connection) -> SaveConnection:
         wire_destination=about.wire.destination,
         local_source=about.local.source,
         local_destination=about.local.destination,
-        keys=tuple(SavedKey(seq, keys[seq]) for seq in sorted(keys)[-2:]),
+        keys=tuple(keys),
         lifetime_ms=int(connection.lifetime_s * 1000),
         towards=connection.towards,
         hops=connection.hops,
@@ -117,7 +119,10 @@ def restore(connection: Connection, saved: Saved, now: float) -> None:
     """Bring a new connection to where the saved one was; refreshed soon, expired as if new."""
     connection.state = State.CONNECTED
     for known in saved.keys:
-        connection.keys.add(known.seq, known.key)
+        if known.agreed:
+            connection.keys.add(known.seq, known.key)
+        else:
+            connection.keys.offered = (known.seq, known.key)
     connection.hops = saved.hops
     connection.towards = saved.towards
     connection.lifetime_s = saved.lifetime_ms / 1000
