@@ -158,7 +158,7 @@ def test_a_host_behind_a_nat_is_asked_at_the_nat_that_it_named() -> None:
     pair = register(behind_nat())
     rendezvous = pair.nodes["c"]
     assert isinstance(rendezvous, Rendezvous)
-    assert pair.gates["g1"].table.inside(pair.s.context.key.public) == pair.own["s"][0]
+    assert pair.gates["g1"].table.inside(pair.s.context.key.public, 4) == pair.own["s"][0]
 
 
 # --- a question and its answer, without any packets ---

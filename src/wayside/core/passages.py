@@ -34,7 +34,7 @@ class Passages:
         self._quota = quota
         self._by_flow: dict[Flow, Cid] = {}
         self._lent: dict[Flow, tuple[Cid, Address]] = {}
-        self._inside: dict[bytes, tuple[Cid, Address]] = {}
+        self._inside: dict[tuple[bytes, int], tuple[Cid, Address]] = {}
         self._hidden: dict[bytes, dict[Cid, None]] = {}
 
     def has_room(self, ip: IP) -> bool:
@@ -88,8 +88,9 @@ class Passages:
 
     def leave(self, passage: Passage) -> None:
         """What is over registers and hides nobody."""
-        if self._inside.get(passage.key, (None, None))[0] == passage.cid:
-            del self._inside[passage.key]
+        place = (passage.key, passage.flow.family)
+        if self._inside.get(place, (None, None))[0] == passage.cid:
+            del self._inside[place]
         hidden = self._hidden.get(passage.key, {})
         hidden.pop(passage.cid, None)
         if not hidden:
@@ -104,16 +105,16 @@ class Passages:
 
     def register(self, passage: Passage, at: Address) -> None:
         """The host that this registration is of can be asked there."""
-        self._inside[passage.key] = (passage.cid, at)
+        self._inside[passage.key, at.family] = (passage.cid, at)
 
     def hidden(self, key: bytes) -> list[Passage]:
         """The live connections to a host that we hide, by its key, 32 bytes."""
         live = (self.by_cid[cid] for cid in self._hidden.get(key[:KNOWN_BYTES], ()))
         return [passage for passage in live if passage.stage is Stage.LIVE]
 
-    def inside(self, key: bytes) -> Address | None:
+    def inside(self, key: bytes, family: int) -> Address | None:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""
-        return self._inside.get(key[:KNOWN_BYTES], (None, None))[1]
+        return self._inside.get((key[:KNOWN_BYTES], family), (None, None))[1]
 
     def source(self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int]) -> Address | None:
         """A source for packets from `near`: its own port if it is free, else one that is.
@@ -136,6 +137,8 @@ class Passages:
 
     def is_lent(self, cid: Cid, crossing: Crossing) -> bool:
         """Whether another connection has got this one's source meanwhile."""
+        if crossing.far.transport is Transport.NONE:
+            return False  # no packets: nothing to tell apart
         return crossing.lends and self._lent.get(_towards(crossing.far), (cid,))[0] != cid
 
     def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:

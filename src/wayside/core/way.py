@@ -161,10 +161,9 @@ def _way_from_us(
         return _way_back(known, event, near)
     there = destination_of(terms, hops) or event.destination
     if there.ip == event.destination.ip:
-        inside = table.inside(terms.to_key) or (
-            box.nat.known.get(terms.to_key) if box.nat else None
-        )
-        if inside is None or event.side == "inside":
+        told = box.nat.known.get(terms.to_key) if box.nat else None
+        inside = table.inside(terms.to_key, near.family) or told
+        if inside is None or inside.family != near.family or event.side == "inside":
             return Refusal(Code.NO_ROUTE, "no such host behind this box at the moment")
         return Way(Role.NAT, near, near, inside, event.destination)
     if box.relay is None:

@@ -17,12 +17,16 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import to_builtins
+
 from wayside.core.address import IP
 from wayside.core.crypto import SigningKey
 from wayside.core.identity import key_text, sign_certificate
 from wayside.lab.enclosure import PYTHON
 from wayside.lab.world import STATE, Node, Process, ProgramFailed
 from wayside.runtime import eventlog
+from wayside.runtime.control import ask
+from wayside.runtime.control_types import StatusReply, StatusRequest
 from wayside.runtime.keyfile import new_key, read_key, write_certificate
 
 T = TypeVar("T")
@@ -105,8 +109,13 @@ class Daemon:
         return json.loads(self.command("status", "--json"))
 
     def held(self) -> list[dict[str, Any]]:
-        """Its connections as `status` lists them, without those that it only remembers."""
-        return [c for c in self.status()["connections"] if c["state"] not in OVER]
+        """Its connections as `status` lists them, without those that it only remembers.
+
+        Asked without starting a program for it: scenarios look again and again.
+        """
+        reply = ask(self.control, StatusRequest(), StatusReply)
+        listed: list[dict[str, Any]] = to_builtins(reply.connections)
+        return [c for c in listed if c["state"] not in OVER]
 
     def why(self) -> list[dict[str, Any]]:
         """The refusals of `wayside why --json`, newest first."""
@@ -150,11 +159,13 @@ class Daemons:
         registers: bool = True,
         families: Sequence[int] = FAMILIES,
         redirectors: Sequence[Daemon] = (),
+        approvers: Sequence[Daemon] = (),
     ) -> Daemon:
         """A host with services (name: port); its peers are filled in by `start`.
 
         `rendezvous`: where it asks for names and, if it `registers`, says where it is, over these
-        `families`; `redirectors`: who else may redirect it.
+        `families`; `redirectors`: who else may redirect it; `approvers`: without approval by one
+        of them nobody gets in, but is sent to the first, over the first of the `families`.
         """
         daemon = self._daemon("host", node)
         certificate = sign_certificate(
@@ -165,6 +176,8 @@ class Daemons:
             *self._common(daemon, lifetime_s),
             f'certificate = "{self._certificate(node)}"',
             f"redirectors = {_keys(redirectors)}",
+            f"approvers = {_keys(approvers)}",
+            *(f'home = "{one.node.address(families[0])}"' for one in approvers[:1]),
             "[services]",
             *(f'"{name}" = {port}' for name, port in (services or {}).items()),
             *(self._meets(rendezvous, registers, families) if rendezvous else self._domains()),
@@ -268,10 +281,10 @@ class Daemons:
                     self.introduce(host, peer)
         launch(self.all)
 
-    def introduce(self, host: Daemon, peer: Daemon) -> None:
-        """Write into a host's file who a peer is and where it is asked."""
+    def introduce(self, host: Daemon, peer: Daemon, rendezvous: Daemon | None = None) -> None:
+        """Write into a host's file who a peer is and where it, or its rendezvous, is asked."""
         with (host.node.state / "host.toml").open("a") as file:
-            file.write("\n".join(self._introduction(peer)) + "\n")
+            file.write("\n".join(self._introduction(peer, rendezvous)) + "\n")
 
     def _domains(self) -> Sequence[str]:
         return ("[domains]", f'{DOMAIN} = "{key_text(self._domain.public)}"')
@@ -312,11 +325,12 @@ class Daemons:
             f"lifetime_s = {lifetime_s}",
         ]
 
-    def _introduction(self, peer: Daemon) -> Sequence[str]:
+    def _introduction(self, peer: Daemon, rendezvous: Daemon | None) -> Sequence[str]:
+        asked = f"addresses = {_addresses(*_asked_at(peer))}"
         return (
             f'[peers."{peer.name}"]',
             f'key = "{key_text(peer.public)}"',
-            f"addresses = {_addresses(*_asked_at(peer))}",
+            f"rendezvous = {_addresses(rendezvous.node)}" if rendezvous else asked,
             f'certificate = "{self._certificate(peer.node)}"',
         )
 

@@ -26,8 +26,8 @@ from wayside.runtime.eventlog import Record
 FLIGHT_S_MAX = 5.0
 """A datagram that arrives later than this belongs to an earlier sending of the same bytes."""
 
-SKEW_S = 0.01
-"""How much later than the receiver a busy sender may get to writing its log."""
+SKEW_S = 0.2
+"""How much later than the receiver a busy sender may get to writing its log: less than a repeat."""
 
 TOGETHER_S = 0.002
 """Marks of the same kind at the same place so close in time are drawn as one."""
@@ -150,30 +150,40 @@ def build(records: Iterable[Record], cid: str = "") -> Ladder:
 
 
 def _match(records: list[Record]) -> list[_Flight]:
-    """Pair every reception with the last sending of the same bytes by somebody else."""
+    """Pair every reception with a sending of the same bytes by somebody else.
+
+    Boxes in a row send on the same bytes. A reception is of the last sending before it that nobody
+    has received yet; where there is none, of the first one behind it: its sender was busy.
+    """
     flights: list[_Flight] = []
     in_the_air: dict[str, list[_Flight]] = {}
-    for record in sorted(records, key=_when_told):
+    for record in records:
         if record.event == "datagram.sent":
-            flight = _Flight(record)
-            flights.append(flight)
-            in_the_air.setdefault(record.digest, []).append(flight)
-        elif record.event == "datagram.received":
-            candidates = in_the_air.get(record.digest, [])
-            for flight in reversed(candidates):
-                sent = flight.sent
-                if sent and sent.node != record.node and record.time - sent.time < FLIGHT_S_MAX:
-                    flight.received = record
-                    candidates.remove(flight)
-                    break
-            else:
+            flights.append(_Flight(record))
+            in_the_air.setdefault(record.digest, []).append(flights[-1])
+    for record in records:
+        if record.event == "datagram.received":
+            flight = _flight_of(record, in_the_air.get(record.digest, []))
+            if flight is None:
                 flights.append(_Flight(None, record))
+            else:
+                flight.received = record
     return flights
 
 
-def _when_told(record: Record) -> float:
-    """A sender may write its log after the receiver has written its own."""
-    return record.time - (SKEW_S if record.event == "datagram.sent" else 0)
+def _flight_of(received: Record, same: list[_Flight]) -> _Flight | None:
+    """The flight of these bytes that ends with a reception. `same`: in the order of sending."""
+    late: list[_Flight] = []
+    for flight in reversed(same):
+        sent = flight.sent
+        if sent is None or flight.received is not None or sent.node == received.node:
+            continue
+        age_s = received.time - sent.time
+        if 0 <= age_s < FLIGHT_S_MAX:
+            return flight
+        if -SKEW_S < age_s < 0:
+            late.append(flight)
+    return late[-1] if late else None
 
 
 def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:

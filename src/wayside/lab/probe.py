@@ -89,13 +89,18 @@ class Watch:
 
 def arrived(sender: Node, watch: Watch, flows: Sequence[Flow]) -> set[Flow]:
     """Send one probe for each flow from a node; those that a watched node saw."""
+    return seen_after(sender, watch, flows) & set(flows)
+
+
+def seen_after(sender: Node, watch: Watch, flows: Sequence[Flow]) -> set[Flow]:
+    """Send one probe for each flow from a node; what a watched node saw, as it looked there."""
     watch.forget()
     words = [
         str(word) for f in flows for word in (f.transport.name.lower(), f.source, f.destination)
     ]
     sender.run(*PYTHON, "-m", "wayside.lab.probe", *words)
     time.sleep(TRANSIT_S)
-    return watch.seen(flows[0].family) & set(flows)
+    return watch.seen(flows[0].family)
 
 
 def probe_packet(flow: Flow) -> bytes:

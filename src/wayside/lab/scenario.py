@@ -25,8 +25,17 @@ SCENARIOS = {
     "firewall-out": "wayside.lab.firewall_out",
     "firewall-in": "wayside.lab.firewall_in",
     "firewall-reject": "wayside.lab.firewall_reject",
+    "firewall-redirect": "wayside.lab.firewall_redirect",
+    "nat-out": "wayside.lab.nat_out",
+    "nat-in": "wayside.lab.nat_in",
+    "nat-nested": "wayside.lab.nat_nested",
+    "mobile-server": "wayside.lab.mobile_server",
+    "hidden-mobile-server": "wayside.lab.hidden_mobile_server",
+    "both-move": "wayside.lab.both_move",
+    "offpath-firewall": "wayside.lab.offpath_firewall",
     "restart": "wayside.lab.restart",
     "icmp": "wayside.lab.icmp",
+    "attacks": "wayside.lab.attacks",
 }
 """In the order of the design; `--all` runs them all."""
 

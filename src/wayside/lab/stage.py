@@ -70,6 +70,12 @@ class Stage:
         return within(limit_s, lambda: [r for r in daemon.events() if r.event == event])
 
 
+def serve_all(node: Node) -> None:
+    """Start all services of traffic.py."""
+    for serve in (traffic.serve_iperf, traffic.serve_http, traffic.serve_ssh, traffic.serve_echo):
+        serve(node)
+
+
 def set_stage(
     trial: Trial,
     *boxes: str,
@@ -86,8 +92,7 @@ def set_stage(
     nodes = trial.world.chain("client", *boxes, "server", delay_ms=delay_ms)
     by_name = {node.name: node for node in nodes}
     client, server = nodes[0], nodes[-1]
-    for serve in (traffic.serve_iperf, traffic.serve_http, traffic.serve_ssh, traffic.serve_echo):
-        serve(server)
+    serve_all(server)
     daemons = trial.daemons
     host = daemons.host(client)
     peer = daemons.host(server, SERVICES)

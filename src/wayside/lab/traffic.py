@@ -1,4 +1,4 @@
-"""Real programs that move real data: iperf3, curl, ssh and sftp, and a UDP echo.
+"""Real programs that move real data: iperf3, curl, ssh and sftp, squid, and a UDP echo.
 
 None of them knows of wayside: they get an address and a port. Every function starts the program in
 a node, waits for it within a bound and returns what it measured; one that could not do its work
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import cast
 
@@ -19,6 +20,7 @@ from wayside.lab.enclosure import PYTHON
 from wayside.lab.world import LOGIN_UID, STATE, Node, Process, ProgramFailed
 
 IPERF_PORT, HTTP_PORT, SSH_PORT, ECHO_PORT = 5201, 80, 22, 7007
+SQUID_PORT = 3128
 
 FILE_BYTES = 2_000_000
 """Some fifteen hundred full segments: enough to fill a window, over in milliseconds."""
@@ -127,6 +129,33 @@ def curl(node: Node, to: IP, port: int = HTTP_PORT, limit_s: float = 5.0) -> Fet
     return Fetched(done.returncode, float(report["time_total"]), size, error, cause)
 
 
+def serve_squid(node: Node, origin: IP) -> Process:
+    """Start a real squid that answers for the HTTP server at an address, and logs what was asked.
+
+    It runs under another uid, as sshd does, because it refuses to be root.
+    """
+    folder, parent = node.state, f"[{origin}]" if origin.version == 6 else str(origin)
+    (folder / "squid.conf").write_text(
+        f"http_port {SQUID_PORT} accel defaultsite=origin no-vhost\n"
+        f"cache_peer {parent} parent {HTTP_PORT} 0 no-query originserver\n"
+        "acl whoever src all\nhttp_access allow whoever\nnever_direct allow whoever\n"
+        f"access_log stdio:{folder}/squid.log\ncache_log {folder}/squid.said\n"
+        "cache_store_log none\npid_filename none\npinger_enable off\n"
+        f"coredump_dir {folder}\nvisible_hostname {node.name}\nshutdown_lifetime 0 seconds\n"
+    )
+    return node.spawn(
+        *("unshare", "--user", f"--map-user={LOGIN_UID}", f"--map-group={LOGIN_UID}"),
+        *("squid", "-N", "-d", "1", "-f", str(folder / "squid.conf")),
+        ready="Accepting reverse-proxy",
+    )
+
+
+def squid_log(node: Node) -> str:
+    """What a squid has written down of requests so far."""
+    log = node.state / "squid.log"
+    return log.read_text() if log.exists() else ""
+
+
 def serve_echo(node: Node, port: int = ECHO_PORT) -> Process:
     """Start the UDP echo."""
     return node.spawn_python("wayside.lab.udp_echo", "serve", str(port), ready="ready")
@@ -190,14 +219,27 @@ def sftp_puts(node: Node, server: Node, to: IP) -> str:
     """Send a file by sftp; empty when the server has it, whole, else what went wrong."""
     sent, received = node.state / "sent", server.state / "received"
     sent.write_bytes(os.urandom(FILE_BYTES))
+    return _sftp(node, server, to, f"put {sent} {received}") or _damage(sent, received)
+
+
+def sftp_gets(node: Node, server: Node, to: IP) -> str:
+    """Fetch a file by sftp; empty when it is here, whole, else what went wrong."""
+    sent, received = server.state / "kept", node.state / "fetched"
+    sent.write_bytes(os.urandom(FILE_BYTES))
+    return _sftp(node, server, to, f"get {sent} {received}") or _damage(sent, received)
+
+
+def _sftp(node: Node, server: Node, to: IP, what: str) -> str:
     host = f"[{to}]" if to.version == 6 else str(to)
     done = node.run(
         *("sftp", "-b", "-", *_ssh_options(server, "-P"), f"lab@{host}"),
-        stdin=f"put {sent} {received}\n",
+        stdin=f"{what}\n",
         check=False,
     )
-    if done.returncode:
-        return done.stderr.strip()
+    return done.stderr.strip() if done.returncode else ""
+
+
+def _damage(sent: Path, received: Path) -> str:
     digests = [hashlib.sha256(path.read_bytes()).digest() for path in (sent, received)]
     return "" if digests[0] == digests[1] else "the file arrived damaged"
 

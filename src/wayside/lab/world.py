@@ -19,7 +19,7 @@ import itertools
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -198,11 +198,14 @@ class World:
         *names: str,
         delay_ms: dict[int, float] | None = None,
         mtu: dict[int, int] | None = None,
+        nats: Mapping[str, str] | None = None,
     ) -> list[Node]:
         """Nodes in a row, every one reaching every other; those between the ends forward.
 
-        `delay_ms`: by number of the net (from 1), added in each direction; `mtu`: in bytes.
+        `delay_ms`: by number of the net (from 1), added in each direction; `mtu`: in bytes; `nats`:
+        boxes, and their neighbour inside: nobody beyond has a route to what is on that side.
         """
+        walls = [(names.index(nat), names.index(inside)) for nat, inside in (nats or {}).items()]
         nodes = [self.node(name) for name in names]
         for net, (left, right) in enumerate(itertools.pairwise(nodes), start=1):
             self.link(
@@ -212,11 +215,26 @@ class World:
             node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for position, node in enumerate(nodes):
             for net in range(1, len(nodes)):
+                if any(_is_behind(net, position, *wall) for wall in walls):
+                    continue
                 if net < position:
                     self.route(node, net, nodes[position - 1])
                 elif net > position + 1:
                     self.route(node, net, nodes[position + 1])
         return nodes
+
+    def beside(self, name: str, neighbour: Node) -> tuple[Node, int]:
+        """A new node whose only way anywhere is a neighbour; and the number of their net.
+
+        Who else is to reach it needs a `route` to that net.
+        """
+        node = self.node(name)
+        net = self.link(node, neighbour)
+        four, six = neighbour.addresses[name]
+        _ip("-n", name, "route", "add", "default", "via", str(four))
+        _ip("-n", name, "-6", "route", "add", "default", "via", str(six))
+        neighbour.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        return node, net
 
     def link(self, left: Node, right: Node, *, delay_ms: float = 0, mtu: int = 1500) -> int:
         """Join two nodes by a net of its own; its number. The left one is .2, the right one .1."""
@@ -249,6 +267,13 @@ class World:
         for device in ("left", "right"):
             _ip("-n", wire.name, "link", "set", device, "up")
         wire.spawn_python("wayside.lab.wire", "left", "right", str(delay_ms), ready="ready")
+
+
+def _is_behind(net: int, position: int, nat: int, inside: int) -> bool:
+    """Whether a NAT stands between a place in a chain and a net, which is on its inside."""
+    if inside < nat:
+        return net <= nat < position
+    return position < nat < net
 
 
 def _ip(*words: str) -> None:
