@@ -312,10 +312,11 @@ def _fold(rows: list[Row]) -> list[Row]:
     kept: list[Row] = []
     seen: Counter[tuple[int, str]] = Counter()
     folded: list[Row] = []
+    moves = _moves(rows)
     refreshing = False
     for row in rows:
         if isinstance(row, Arrow):
-            refreshing = row.seq > REFRESH_SHOWN and row.label.partition(" ")[0] in REFRESHING
+            refreshing = _is_refresh(row) and row.seq not in moves
             repeated = refreshing and row.target is not None and row.source is not None
         else:
             seen[row.column, row.text] += 1
@@ -327,6 +328,24 @@ def _fold(rows: list[Row]) -> list[Row]:
         kept.append(Mark(folded[0].time_ms, 0, text, Tone.NEUTRAL))
         kept.sort(key=lambda row: row.time_ms)
     return kept
+
+
+def _is_refresh(row: Arrow) -> bool:
+    return row.seq > REFRESH_SHOWN and row.label.partition(" ")[0] in REFRESHING
+
+
+def _moves(rows: list[Row]) -> set[int]:
+    """The seqs that brought rules for other flows than before: a new way, not a refresh."""
+    moves: set[int] = set()
+    known: set[tuple[int, str]] = set()
+    seq = 0
+    for row in rows:
+        if isinstance(row, Arrow):
+            seq = row.seq if row.label.partition(" ")[0] in REFRESHING else seq
+        elif row.tone is Tone.GOOD and (row.column, row.detail) not in known:
+            known.add((row.column, row.detail))
+            moves.add(seq)
+    return moves
 
 
 def _title(cid: str, records: list[Record]) -> str:

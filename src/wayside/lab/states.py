@@ -13,9 +13,8 @@ from typing import TypeVar
 
 from wayside.core import passage
 from wayside.core.connection import State
+from wayside.core.ends import Initiator, Responder
 from wayside.core.passage import Stage
-from wayside.core.ends import Initiator
-from wayside.core.ends import Responder
 from wayside.core.timers import Timer
 
 S = TypeVar("S", bound=Enum)
