@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from wayside.core import host
-from wayside.core.address import Flow
+from wayside.core.address import Flow, Transport
 from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
@@ -27,6 +28,7 @@ from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import PolicyAction, Verdict
 from wayside.core.rule import Action, Rule
 from wayside.core.virtual import VirtualAddresses
+from wayside.core.way import Role
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
 
@@ -267,3 +269,79 @@ def host_that_mixes_up_peers(patch: pytest.MonkeyPatch) -> None:
         return real(self, self.met[0] if self.met else key, family)
 
     patch.setattr(VirtualAddresses, "of", same)
+
+
+def host_that_follows_before_confirm(patch: pytest.MonkeyPatch) -> None:
+    """Sends to where an OPEN says that its peer is now, before that has proved itself."""
+    real: Any = Responder._accept
+
+    def hasty(self: Responder, now: float) -> list[Effect]:
+        effects: list[Effect] = real(self, now)
+        offer, wire = self.offer, self.agreement.wire
+        there = wire.transport is not Transport.NONE and self.state is State.CONNECTED
+        if offer is None or not there or offer.wire == wire:
+            return effects
+        old, agreement = self.old, self.agreement
+        hasty_rules = self._switch(offer.wire)
+        self.old, self.agreement = old, agreement
+        return [hasty_rules, *effects]
+
+    patch.setattr(Responder, "_accept", hasty)
+    patch.setattr(Initiator, "_accept", hasty)
+
+
+def gate_that_takes_any_confirm(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has seen a token makes its rules last."""
+
+    def any_proof(self: Seqs, seq: int, proof: bytes) -> bool:
+        return seq == self.accepted[seq % 2]
+
+    patch.setattr(Seqs, "shows", any_proof)
+
+
+def rendezvous_that_believes_its_store(patch: pytest.MonkeyPatch) -> None:
+    """Takes whatever the store says for what the host has signed."""
+    patch.setattr("wayside.core.rendezvous.verify", silent)
+
+
+def rendezvous_that_loses_count(patch: pytest.MonkeyPatch) -> None:
+    """Does not know which of two locations is newer."""
+    patch.setattr("wayside.core.rendezvous._order", one)
+
+
+def one(*_: Any) -> int:
+    return 1
+
+
+def relay_that_needs_no_approval(patch: pytest.MonkeyPatch) -> None:
+    """Passes on whatever anybody wants."""
+    patch.setattr("wayside.core.way.check_approval", true)
+
+
+def host_that_needs_no_approval(patch: pytest.MonkeyPatch) -> None:
+    """Says that it wants its home's approval, and takes any."""
+    patch.setattr("wayside.core.host.check_approval", true)
+
+
+def true(*_: Any) -> bool:
+    return True
+
+
+def nat_that_lends_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Lets its inside out as it is."""
+
+    def as_it_is(event: Any, opened: Any, way: Any, *_: Any) -> Any:
+        return replace(way, far=way.near)
+
+    patch.setattr("wayside.core.way.lent_way", as_it_is)
+
+
+def rendezvous_that_tells(patch: pytest.MonkeyPatch) -> None:
+    """Hides a host, and says in its record where that is."""
+    patch.setattr("wayside.core.rendezvous.Role", SimpleNamespace(HIDING=Role.RELAY))
+
+
+def host_that_never_says_that_it_moved(patch: pytest.MonkeyPatch) -> None:
+    """Goes on as if it still had its address."""
+    patch.setattr(Initiator, "_on_sources_changed", nothing)
+    patch.setattr(Responder, "_on_sources_changed", nothing)

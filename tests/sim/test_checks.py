@@ -14,8 +14,12 @@ SEEDS = 8
 NOTHING = ()
 SPOOFED = (Fault(Kind.SPOOF, 1.0, 6.0, "flooder", 2.0),)
 READ = (Fault(Kind.EAVESDROP, 0.5, 7.0, "g2-site", 10.0),)
+READ_AND_LOST = (*READ, Fault(Kind.LOSS, 0.5, 7.0, "access-core", 0.6))
 LYING = (Fault(Kind.LIE, 0.5, 7.0, "g2", 0.5),)
 DOWN = (Fault(Kind.POWER, 3.0, 3.0, "c1"),)
+MOVED = (Fault(Kind.MOVE, 4.0, 2.0, "s1"), Fault(Kind.MOVE, 6.5, 1.4, "s1"))
+LIED_TO = (Fault(Kind.STORE_LIES, 0.5, 7.4, "r", 0.9),)
+REUSED = (Fault(Kind.REUSE, 0.5, 7.4, "c1-access", 10.0),)
 CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
 
 
@@ -30,7 +34,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.kernel_that_never_expires, "firewall-out", DOWN, "lifetime"),
         (broken.host_that_keeps_its_rules, "simple", NOTHING, "lifetime"),
         (broken.host_that_believes_anybody, "firewall-in", LYING, "authentication"),
-        (broken.gate_that_believes_anybody, "firewall-in", READ, "agreement"),
+        (broken.gate_that_believes_anybody, "firewall-in", READ, "authentication"),
         (broken.gate_that_remembers_opens, "firewall-out", NOTHING, "authentication"),
         (broken.responder_without_credit, "simple", SPOOFED, "amplification"),
         (broken.responder_that_counts_ports_wrong, "simple", NOTHING, "tuples"),
@@ -42,6 +46,15 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_that_lets_all_in, "reject", NOTHING, "agreement"),
         (broken.host_that_offers_what_it_has_not, "reject", NOTHING, "policy"),
         (broken.host_that_mixes_up_peers, "simple", NOTHING, "delivery"),
+        (broken.host_that_follows_before_confirm, "mobile-server", MOVED, "proof"),
+        (broken.gate_that_takes_any_confirm, "firewall-in", READ_AND_LOST, "proof"),
+        (broken.rendezvous_that_believes_its_store, "nat-in", LIED_TO, "location"),
+        (broken.rendezvous_that_loses_count, "nat-in", NOTHING, "location"),
+        (broken.relay_that_needs_no_approval, "firewall-redirect", REUSED, "approval"),
+        (broken.host_that_needs_no_approval, "offpath-firewall", REUSED, "approval"),
+        (broken.nat_that_lends_nothing, "nat-out", NOTHING, "privacy"),
+        (broken.rendezvous_that_tells, "hidden-mobile-server", NOTHING, "privacy"),
+        (broken.host_that_never_says_that_it_moved, "both-move", NOTHING, "survival"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -57,6 +70,25 @@ def test_a_broken_machine_is_caught(
     found = next((result for result in results if not result.ok), None)
     assert found is not None, "nobody noticed"
     assert found.check == check, found.why
+
+
+@pytest.mark.parametrize(
+    ("world", "faults"),
+    [
+        ("nat-in", LIED_TO),
+        ("nat-out", NOTHING),
+        ("firewall-redirect", REUSED),
+        ("offpath-firewall", REUSED),
+        ("mobile-server", MOVED),
+        ("hidden-mobile-server", NOTHING),
+        ("both-move", NOTHING),
+    ],
+)
+def test_what_is_not_broken_passes_with_moves_and_redirections(
+    world: str, faults: tuple[Fault, ...]
+) -> None:
+    found = World(world, 1, faults).run()
+    assert (found.check, found.why) == ("", "")
 
 
 @pytest.mark.parametrize("faults", [NOTHING, SPOOFED, READ, LYING, DOWN, CUT], ids=str)

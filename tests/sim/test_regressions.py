@@ -49,6 +49,20 @@ REGRESSIONS = {
         "The same, past a gate, which speaks now with the address that the OPEN claims: even if it"
         " believed the record, the answer would not come to who made it up.",
     ),
+    "a-stolen-token-at-the-gate-itself": Regression(
+        "chaos",
+        2431,
+        (Fault(Kind.STEAL, 7.807, 4.214, "site-s2", 9.898),),
+        "A CLOSE with a token that was seen, sent to the gate's own address, was passed on to that"
+        " address for ever (R-8.2).",
+    ),
+    "hops-of-the-seq-before": Regression(
+        "lossy",
+        46,
+        (),
+        "A refresh whose CONFIRM was lost counted as agreed, with the hops of the one before: a"
+        " CLOSE with tokens that no gate opens (R-5.9).",
+    ),
     "posing-for-a-moment": Regression(
         "chaos",
         47,

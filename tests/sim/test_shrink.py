@@ -11,7 +11,7 @@ from wayside.sim.faults import Fault, Kind, Targets, draw
 from wayside.sim.shrink import RUNS_MAX, Schedule, Shrinker, shrink
 from wayside.sim.world import World
 
-TARGETS = Targets(["a-b", "b-c"], ["a", "c"], ["b"], ["a"])
+TARGETS = Targets(["a-b", "b-c"], ["a", "c"], ["b"], ["a"], ["a"], [])
 
 
 def fault(kind: Kind, at: float) -> Fault:

@@ -10,7 +10,8 @@
 | Flooder | a host of its own | asks for more connections than anybody needs |
 | Prober | everywhere; not an adversary | data packets of flows that are none, or no more |
 
-The lying gate is in liar.py. All of them act while their fault lasts.
+The lying gate is in liar.py, those who move, redirect and register others are in impostor.py. All
+of them act while their fault lasts.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Stage:
     gates: Sequence[GateBox]
     off_path: Node
     chance: Random
+    relays: Sequence[GateBox] = ()
+    """Those off the path that pass things on: a relay, a rendezvous."""
 
 
 class Adversary:

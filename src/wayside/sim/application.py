@@ -36,6 +36,9 @@ SERVER_IDLE_S = 45.0
 FIRST_PORT, PORTS = 40_000, 24
 """Few ports, so that they are used again."""
 
+OWN_PORTS = 1000
+"""As many sockets as no application has in one run."""
+
 THINKS_S = 0.001
 FORGED = b"forged"
 """What adversaries write into data packets, so that nobody takes it for an answer."""
@@ -61,6 +64,8 @@ class Wanted:
     every_s: float = 1.0
     size: int = 100
     requests: int = 8
+    own_ports: int = 0
+    """The first of those that nobody else uses; 0: all share some."""
 
     def __str__(self) -> str:
         return f"{self.client} to {self.server}:{self.port} by {self.transport.name.lower()}"
@@ -126,6 +131,23 @@ class Client:
         """What its socket sends with, while it has one."""
         return self._flow
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it talks to its server at the moment."""
+        return self._phase is Phase.OPEN and self.progress.answered_at > self.progress.asked_at
+
+    @property
+    def can_survive(self) -> bool:
+        """Whether its socket need not know where its host is."""
+        return self._box.settings.virtual
+
+    def went_on(self, since: float) -> bool:
+        """Whether it was answered, or was done, since then, with the socket that it had."""
+        progress = self.progress
+        return progress.failed_at <= since and (
+            progress.answered_at > since or self._phase is not Phase.OPEN
+        )
+
     # --- opening ---
 
     def _open(self) -> None:
@@ -153,6 +175,8 @@ class Client:
     def _free_flow(self) -> Flow | None:
         for _ in range(PORTS):
             port = FIRST_PORT + self._chance.randrange(PORTS)
+            if self.wanted.own_ports:
+                port = self.wanted.own_ports + self.progress.sockets % OWN_PORTS
             ports = (port, self.wanted.port)
             flow = self._box.local_flow(self._peer.identity.key, self.wanted.transport, ports)
             if flow is not None and not self._box.sockets.has(flow):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from wayside.core import constants as c
 from wayside.core.connection import Connection, State
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
 from wayside.core.events import OpenRequested
-from wayside.core.gate import Gate
 from wayside.core.host import Host
 from wayside.core.messages import Hop
 from wayside.core.rule import Cid
 
-from .watch import Site, Step, Watcher
+from .said import Said
+from .watch import Site, Step, Watcher, gate_of, host_of
+from .wire import five_tuple
 
 ANSWER_S_MAX = c.OPEN_TIMEOUT_S + 2.0
 """An application's request has ended by then: the patience of OPEN, and a slow kernel's time."""
@@ -25,30 +25,35 @@ class TupleCheck(Watcher):
 
     name = "tuples"
 
-    def __init__(self) -> None:
+    def __init__(self, said: Said) -> None:
+        self._said = said
         self._hosts: dict[str, Site] = {}
 
     def on_step(self, step: Step) -> None:
         """Compare the two ends of the connection in question."""
-        if not isinstance(step.machine, Host):
+        host = host_of(step.machine)
+        if host is None:
             return
         self._hosts[step.site.name] = step.site
         cid = _cid_in(step)
-        ours = step.machine.connections.get(cid) if cid else None
+        ours = host.connections.get(cid) if cid else None
         if ours is None or ours.state is not State.CONNECTED or not step.site.honest:
             return
         for name, site in self._hosts.items():
-            machine = site.machine
-            if name == step.site.name or not site.honest or not isinstance(machine, Host):
+            there = host_of(site.machine)
+            if name == step.site.name or not site.honest or there is None:
                 continue
-            theirs = machine.connections.get(ours.agreement.cid)
+            theirs = there.connections.get(ours.agreement.cid)
             if theirs is not None and theirs.state is State.CONNECTED:
                 self._compare(step.site, ours, site, theirs)
 
     def _compare(self, a: Site, ours: Connection, b: Site, theirs: Connection) -> None:
         where = f"{a.name} and {b.name} both believe in {ours.agreement.cid.hex()[:8]}, but"
-        if ours.agreement.wire != theirs.agreement.wire.reversed():
-            self.fail(f"{where} for {ours.agreement.wire} and {theirs.agreement.wire}")
+        mine, other = ours.agreement.wire, theirs.agreement.wire.reversed()
+        if ours.keys.seq == theirs.keys.seq and mine != other:
+            found = self._said.reach(ours.agreement.cid, five_tuple(mine))
+            if five_tuple(other) not in found:
+                self.fail(f"{where} for {mine} and {theirs.agreement.wire}")
         if (ours.agreement.peer.key, theirs.agreement.peer.key) != (b.key, a.key):
             self.fail(f"{where} one of them with somebody else")
         for seq, key in ours.keys.by_seq.items():
@@ -111,9 +116,9 @@ class LeftoverCheck(Watcher):
         for site in sites:
             if site.rules:
                 self.fail(f"{site.name} still has {site.rules[0].rule.match}")
-            machine = site.machine
-            held = len(machine.passages) if isinstance(machine, Gate) else 0
-            held += len(machine.connections) if isinstance(machine, Host) else 0
+            gate, host = gate_of(site.machine), host_of(site.machine)
+            held = len(gate.passages) if gate is not None else 0
+            held += len(host.connections) if host is not None else 0
             if held:
                 self.fail(f"{site.name} still remembers {held} connections")
             if site.taken:
@@ -142,6 +147,10 @@ class OutcomeRecord(Watcher):
             self.opened += 1
 
 
-def _boxes(hops: Sequence[Hop]) -> list[Hop]:
-    """Hops without their tokens: each copy of an OPEN has its own, and all of them are good."""
-    return [replace(hop, token=b"") for hop in hops]
+def _boxes(hops: Sequence[Hop]) -> list[tuple[bytes, int]]:
+    """Who stands between.
+
+    Each copy of an OPEN has tokens of its own, and a box that lies may grant each another lifetime;
+    which one counts, CONFIRM says. Spec: R-5.2.1, R-5.4.3.
+    """
+    return [(hop.key, hop.role) for hop in hops]

@@ -23,15 +23,13 @@ from wayside.core.events import (
     RulesFailed,
     TimePassed,
 )
-from wayside.core.gate import Gate
-from wayside.core.host import Host
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .clock import LocalClock
-from .kernel import Kernel
+from .kernel import Kernel, Ruled
 from .network import Interface, Network, Node
 from .trace import datagram_note, report_note, rule_note
-from .watch import Step, Watcher
+from .watch import Machine, Step, Watcher
 from .wire import build_udp, packet_of, signaling_flow
 
 CLOCK_CHECK_S = 30.0
@@ -63,11 +61,12 @@ class Box(Node):
         )
         kernel_chance = self.place.chance.stream(f"kernel {name}")
         clock = self.place.clock
-        self.kernel = Kernel(clock, self.local, lifetime_s, kernel_chance, self._changed)
+        ruled = Ruled(lifetime_s, self.forwards)
+        self.kernel = Kernel(clock, self.local, ruled, kernel_chance, self._changed)
         self.driver: Driver | None = None
 
     @property
-    def machine(self) -> Host | Gate | None:
+    def machine(self) -> Machine | None:
         """The machine, or None while the agent is dead."""
         return self.driver.machine if self.driver else None
 
@@ -141,7 +140,7 @@ class Box(Node):
 class Driver:
     """Runs one machine in one box, until it is stopped."""
 
-    def __init__(self, box: Box, machine: Host | Gate) -> None:
+    def __init__(self, box: Box, machine: Machine) -> None:
         self.machine = machine
         self.handle = machine.handle
         """What answers events: the machine, unless somebody lies for it."""

@@ -28,13 +28,20 @@ class Kind(Enum):
     SLOW_RULES = "seconds that the kernel takes for a transaction"
     CLOCK = "seconds that the wall clock jumps; it jumps back at the end"
     LINK_DOWN = "the host's first interface is down"
-    READDRESS = "the host's first interface gets another address"
+    READDRESS = "the host's first interface gets another address in the place of the old one"
+    MOVE = "the host's first interface gets another address, and has the old one until the end"
+    STORE_LIES = "probability that the store answers something else"
+    STORE_LOSES = "probability that the store does not keep a location"
     EAVESDROP = "somebody on the link reads, replays and forges, times a second"
     MODIFY = "somebody on the link edits signaling, probability"
     GUESS = "somebody off the path forges without knowing, times a second"
     SPOOF = "somebody sends OPENs in a host's name, times a second"
     FLOOD = "somebody with a good key asks for connections, a second"
     STEAL = "somebody off the path uses tokens of former messages, times a second"
+    MISLEAD = "somebody on the link forges REDIRECTs; times a second that it also looks around"
+    REUSE = "somebody on the link uses approvals that it saw, times a second"
+    REGISTER = "somebody on the link replays and forges registrations, times a second"
+    TAKE_OVER = "somebody on the link moves connections that it saw, times a second"
     POSE = "somebody poses as a gate before the host, times a second"
     LIE = "the gate shows each side something else, probability"
 
@@ -50,9 +57,15 @@ LINK_KINDS = (
     Kind.EAVESDROP,
     Kind.MODIFY,
     Kind.STEAL,
+    Kind.MISLEAD,
+    Kind.REUSE,
+    Kind.REGISTER,
+    Kind.TAKE_OVER,
 )
 BOX_KINDS = (Kind.KILL, Kind.POWER, Kind.REFUSE_RULES, Kind.SLOW_RULES, Kind.CLOCK)
-HOST_KINDS = (Kind.LINK_DOWN, Kind.READDRESS, Kind.SPOOF, Kind.POSE)
+HOST_KINDS = (Kind.SPOOF, Kind.POSE)
+MOVING_KINDS = (Kind.LINK_DOWN, Kind.READDRESS, Kind.MOVE)
+STORE_KINDS = (Kind.STORE_LIES, Kind.STORE_LOSES)
 GATE_KINDS = (Kind.LIE,)
 WORLD_KINDS = (Kind.GUESS, Kind.FLOOD)
 
@@ -80,12 +93,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a world has that can go wrong. `clients`: hosts that may move."""
+    """What a world has that can go wrong. `clients`: who is impersonated; `movers`: who moves."""
 
     links: Sequence[str]
     boxes: Sequence[str]
     gates: Sequence[str]
     clients: Sequence[str]
+    movers: Sequence[str]
+    stores: Sequence[str]
 
 
 def draw(chance: Random, targets: Targets, count: int, until: float) -> tuple[Fault, ...]:
@@ -110,6 +125,10 @@ def _places(kind: Kind, targets: Targets) -> Sequence[str]:
         return targets.boxes
     if kind in HOST_KINDS:
         return targets.clients
+    if kind in MOVING_KINDS:
+        return targets.movers
+    if kind in STORE_KINDS:
+        return targets.stores
     return targets.gates if kind in GATE_KINDS else ("world",)
 
 
@@ -124,6 +143,8 @@ def _amount(kind: Kind, chance: Random) -> float:
         Kind.REFUSE_RULES: (0.1, 1.0),
         Kind.SLOW_RULES: (0.01, 0.5),
         Kind.CLOCK: (-4000, 4000),
+        Kind.STORE_LIES: (0.1, 1.0),
+        Kind.STORE_LOSES: (0.1, 1.0),
         Kind.EAVESDROP: (1, 10),
         Kind.MODIFY: (0.05, 0.8),
         Kind.GUESS: (1, 10),
@@ -131,6 +152,10 @@ def _amount(kind: Kind, chance: Random) -> float:
         Kind.POSE: (0.5, 2),
         Kind.FLOOD: (1, 6),
         Kind.STEAL: (1, 10),
+        Kind.MISLEAD: (0.1, 0.2),
+        Kind.REUSE: (1, 10),
+        Kind.REGISTER: (1, 10),
+        Kind.TAKE_OVER: (1, 10),
         Kind.LIE: (0.2, 1.0),
     }
     low, high = ranges.get(kind, (0.0, 0.0))

@@ -72,6 +72,24 @@ def made_open(
     return padded(header, Open(signed, signature, hops))
 
 
+FORGER = SigningKey(bytes(range(32)))
+"""The key of whoever keeps a bad store."""
+
+
+def forged_location(record: bytes) -> bytes:
+    """A registration of a host as it never signed it: elsewhere, and later."""
+    if not record:
+        return b""
+    header, message = decode(record)
+    assert isinstance(message, Open)
+    terms = decode_body(OpenTerms, message.signed)
+    elsewhere = terms.destination.with_port(0)
+    later = replace(terms, source=elsewhere, alternatives=(), time_s=terms.time_s + 1000)
+    signed = encode_body(later)
+    signature = FORGER.sign(SIGNATURE_CONTEXT, header.signing + signed)
+    return encode(header, Open(signed, signature))
+
+
 def some_hop(key: SigningKey, chance: Random) -> Hop:
     """A record of a box that does not exist."""
     return Hop(key.public, 1, 120, chance.randbytes(80))

@@ -1,16 +1,17 @@
 """A gate in the simulator: a firewall box around the unchanged machine of core/gate.py.
 
-Its packet plane is that of kernel/skeleton.py: a rule that fits lets a packet through; signaling in
-transit goes to the agent, and nowhere while that is dead; an ICMP error passes when the flow that
-it is about has a rule; everything else between inside and outside is dropped.
+Its packet plane is that of kernel/skeleton.py: a rule that fits lets a packet through, or
+rewrites it; signaling in transit goes to the agent, and nowhere while that is dead; an
+ICMP error passes when the flow that it is about has a rule; everything else between inside and
+outside is dropped. A NAT has its outer interface's address; a relay is off the path, without sides.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wayside.core import constants as c
-from wayside.core.address import Address, Transport
+from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.effects import Effect
 from wayside.core.forwarding import GateContext
@@ -19,11 +20,23 @@ from wayside.core.identity import Names
 from wayside.core.policy import Policy
 from wayside.core.route import TokenBox
 from wayside.core.rule import Action
+from wayside.core.way import Box as Rewriting
+from wayside.core.way import Relaying, Translation
+from wayside.kernel.icmp import translate_error
 
 from .box import Box, Driver
 from .network import Interface, Network
-from .watch import Watcher
-from .wire import destination_of, five_tuple, packet_of, quoted_flow, turned
+from .watch import Watcher, gate_of
+from .wire import (
+    destination_of,
+    five_tuple,
+    icmp_of,
+    packet_of,
+    quoted_flow,
+    rewritten,
+    too_big,
+    turned,
+)
 
 SIDES = ("inside", "outside")
 
@@ -43,9 +56,15 @@ class CountingQuota(Quota):
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """What a gate's configuration says."""
+    """What a gate's configuration says. `nat`: it puts its outer address before its inside.
+
+    `relay`: for whom it passes connections on; `via`: where its policy may send them.
+    """
 
     policy: Policy
+    nat: bool = False
+    relay: Relaying | None = None
+    via: dict[str, tuple[Address, ...]] = field(default_factory=dict[str, tuple[Address, ...]])
     lifetime_s: float = c.LIFETIME_S
     connections_max: int = 1000
     connections_per_network_max: int = 500
@@ -66,9 +85,25 @@ class GateBox(Box):
 
     def start(self) -> None:
         """Start the agent; it reads its connections back from the kernel."""
+        box = TokenBox(self.key, self.secret, self.entropy)
+        self.driver = Driver(self, self._gate(FrontDoor(box, self.settings.budget), box))
+        self.driver.start()
+
+    def configure(self, nat: bool = False, relay: Relaying | None = None, **via: Address) -> None:
+        """Say what it does beside letting through, once its addresses are known.
+
+        `via`: relays by name.
+        """
+        known = {name: (address,) for name, address in via.items()}
+        self.settings = replace(self.settings, nat=nat, relay=relay, via=known)
+        machine = gate_of(self.machine)
+        if machine is not None:
+            machine.context.box, machine.context.relays = self.rewriting, known
+
+    def _gate(self, door: FrontDoor, box: TokenBox) -> Gate:
+        """The machine, with what the kernel still holds."""
         settings = self.settings
         self.quota = CountingQuota(settings.connections_max, settings.connections_per_network_max)
-        box = TokenBox(self.key, self.secret, self.entropy)
         context = GateContext(
             self.signing_key,
             self.name,
@@ -76,17 +111,26 @@ class GateBox(Box):
             settings.policy,
             self.entropy,
             settings.lifetime_s,
+            box=self.rewriting,
+            relays=settings.via,
         )
-        machine = Gate(context, FrontDoor(box, settings.budget), box, self.quota)
+        machine = Gate(context, door, box, self.quota)
         left = [(found.rule, found.expires_s or 0.0) for found in self.rules]
         machine.restore(left, self.local.now)
-        self.driver = Driver(self, machine)
-        self.driver.start()
+        return machine
 
     @property
     def taken(self) -> int:
         """Entries that the machine's quota counts."""
         return self.quota.taken
+
+    @property
+    def rewriting(self) -> Rewriting:
+        """What it may do to packets beside letting them through."""
+        ips = [one.address for one in self.interfaces if one.side == "outside"]
+        outside: dict[int, IP] = {ip.version: ip for ip in ips}
+        nat = Translation(outside) if self.settings.nat else None
+        return Rewriting(nat, self.settings.relay)
 
     def receive(self, raw: bytes, interface: Interface) -> None:
         """A packet came in."""
@@ -95,14 +139,18 @@ class GateBox(Box):
             self._error(raw)
             return
         flow = packet.flow
+        ours = destination_of(raw) in self.own
+        if self.settings.nat and interface.side == "outside" and not ours:
+            return  # nobody outside has a route to its inside
         verdict = self.kernel.plane.verdict(flow, len(raw))
         if verdict.action is Action.DROP:
             return
-        if verdict.action is Action.ACCEPT:
+        if verdict.action is not None:
             self.watch.on_admitted(self, flow, verdict, self.place.clock.now)
-            self.forward(raw)
+            mtu = self.transmit(raw if verdict.flow == flow else rewritten(raw, verdict.flow))
+            if mtu is not None:
+                self.transmit(too_big(packet, mtu))
             return
-        ours = destination_of(raw) in self.own
         if flow.transport is Transport.UDP and flow.destination.port == c.SIGNALING_PORT:
             if ours or interface.side in SIDES:
                 self.signaling(raw, interface, transit=not ours)
@@ -117,21 +165,41 @@ class GateBox(Box):
     def perform(self, effect: Effect) -> None:
         """A gate's reports are for its log."""
 
+    def transmit(self, raw: bytes) -> int | None:
+        """Send a packet on its way, and let it be seen."""
+        way = self.network.way(self, destination_of(raw))
+        if way is not None:
+            outwards = way.side == "outside"
+            self.watch.on_sent(self, raw, outwards, self.place.clock.now)
+        return super().transmit(raw)
+
     def _cross(self, raw: bytes, interface: Interface) -> None:
         """No rule fits: between the sides nothing goes."""
         way = self.network.way(self, destination_of(raw))
-        if way is not None and not _between(interface, way):
+        if way is not None and way is not interface and not _between(interface, way):
             self.forward(raw)
 
     def _error(self, raw: bytes) -> None:
-        """ICMP: what is about an admitted flow passes."""
-        about = quoted_flow(raw)
-        if about is None:
+        """ICMP: what is about a packet that went out by a rule goes back by it."""
+        about, message = quoted_flow(raw), icmp_of(raw)
+        if about is None or message is None:
             return
-        key = five_tuple(about)
-        wanted = (key, turned(key))
-        if any(five_tuple(found.rule.match) in wanted for found in self.rules):
+        before = self._before(about)
+        if before == about:
             self.forward(raw)
+        elif before is not None:
+            error = translate_error(message, raw[0] >> 4, lambda _: before)
+            if error is not None:
+                self.forward(error)
+
+    def _before(self, about: Flow) -> Flow | None:
+        """What a packet was that left us like this; None: it did not."""
+        key = turned(five_tuple(about))
+        for found in self.rules:
+            if five_tuple(found.rule.match) == key:
+                after = found.rule.rewrite
+                return about if after is None else after.reversed()
+        return None
 
 
 def _between(one: Interface, other: Interface) -> bool:

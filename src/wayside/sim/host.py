@@ -24,7 +24,7 @@ from wayside.core.effects import (
     ReportRefused,
     SaveConnection,
 )
-from wayside.core.events import CloseRequested, DataAnswered, OpenRequested
+from wayside.core.events import CloseRequested, DataAnswered, OpenRequested, SourcesChanged
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
 from wayside.core.messages import Code
@@ -40,6 +40,7 @@ from wayside.kernel.plan import Change, KernelError, Remove
 from .box import Box, Driver
 from .gate import CountingQuota
 from .network import Interface, Network
+from .registering import Registering, changed_sources
 from .silence import Silence
 from .sockets import Sockets
 from .watch import Watcher
@@ -48,6 +49,12 @@ from .wire import build_udp, destination_of, icmp_of, packet_of, rewritten
 ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
 
 _OVER = (State.CLOSING, State.ENDED)
+
+LOOK_AFTER_S = (0.002, 0.3)
+"""From a change of addresses to the agent's look at them; the daemon's share of its time."""
+
+LOOK_AGAIN_S = 5.0
+"""As in runtime/moves.py."""
 
 HELD_MAX = 8
 """Packets held for one flow while a connection is asked for, as in runtime/first_packet.py."""
@@ -62,6 +69,16 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Steering:
+    """Who steers a host, as in runtime/steering.py. `approvers`, `redirectors`: keys, 32 bytes."""
+
+    registers: Peer | None = None
+    redirectors: tuple[bytes, ...] = ()
+    approvers: tuple[bytes, ...] = ()
+    home: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HostSettings:
     """What a host's configuration says."""
 
@@ -72,6 +89,7 @@ class HostSettings:
     connections_max: int = 1000
     connections_per_network_max: int = 500
     budget: Budget = field(default_factory=Budget)
+    steering: Steering = field(default_factory=Steering)
 
 
 @dataclass(slots=True)
@@ -107,6 +125,8 @@ class HostBox(Box):
         self.waiting: dict[Flow, Waiting] = {}
         self.listeners: dict[Cid, Outcome] = {}
         self._ruled: dict[Cid, None] = {}
+        self._moved_at = -LOOK_AGAIN_S
+        self.registering = self._registering()
         self.start()
 
     @property
@@ -124,9 +144,15 @@ class HostBox(Box):
         for key in self.durable.peers:
             if virtual is not None:
                 virtual.of(key, 4)
+        steering = settings.steering
+        context = HostContext(
+            self.signing_key, self.entropy, self.name, lifetime_s=settings.lifetime_s
+        )
+        context.redirectors = steering.redirectors
+        policy, services = settings.policy, dict(settings.services)
         machine = Host(
-            HostContext(self.signing_key, self.entropy, self.name, lifetime_s=settings.lifetime_s),
-            Answering(Names({}), settings.policy, dict(settings.services)),
+            context,
+            Answering(Names({}), policy, services, steering.approvers, steering.home),
             FrontDoor(TokenBox(self.key, self.secret, self.entropy), settings.budget),
             self.quota,
             virtual,
@@ -140,10 +166,13 @@ class HostBox(Box):
         if settings.virtual:
             self._watch_silence(self.driver, machine, Silence())
         self._close_what_ended(machine)
+        self._register()
+        self.look_around()
 
     def kill(self) -> None:
         """Kill the agent; what it held for applications is lost."""
         super().kill()
+        self.registering.stop()
         self.waiting.clear()
         self.listeners.clear()
 
@@ -193,6 +222,47 @@ class HostBox(Box):
         wait_s = silence.interval_s(machine)
         self.place.clock.after(wait_s, lambda: self._watch_silence(driver, machine, silence))
 
+    # --- where this host is ---
+
+    def addresses_changed(self) -> None:
+        """The kernel has news of addresses, links or routes; the agent hears of it in a while."""
+        self._moved_at = self.place.clock.now
+        wait_s = self.chance.uniform(*LOOK_AFTER_S)
+        self.place.clock.after(wait_s, self.look_around)
+
+    def look_around(self) -> None:
+        """Tell the machine from which address it reaches whom, where that has changed."""
+        if self.host is None or self.driver is None or not self.interfaces:
+            return
+        changed = changed_sources(self.host.connections.values(), self.source_for)
+        if changed:
+            self.driver.deliver(SourcesChanged(changed))
+        self.registering.try_now()
+
+    def _register(self) -> None:
+        """A new agent asks anew, when the world has begun."""
+        self.registering = self._registering()
+        if self.settings.steering.registers is not None:
+            self.place.clock.after(0.0, self.registering.start)
+
+    def _registering(self) -> Registering:
+        return Registering(self.place.clock, self._fresh, self._ask_plainly)
+
+    def _fresh(self) -> Cid:
+        return Cid(self.entropy(16))
+
+    def _ask_plainly(self, cid: Cid) -> bool:
+        """Ask the rendezvous for a connection without packets."""
+        there = self.settings.steering.registers
+        source = self.source_for(there.signaling) if there else None
+        if there is None or source is None or self.driver is None:
+            return False
+        wire = Flow(Transport.NONE, source.with_port(0), there.signaling.with_port(0))
+        service = c.LOCATION_SERVICE
+        about = (cid, there.identity, service, wire, wire, there.signaling)
+        self.driver.deliver(OpenRequested(*about))
+        return True
+
     # --- applications ---
 
     def local_flow(self, peer: bytes, transport: Transport, ports: tuple[int, int]) -> Flow | None:
@@ -221,6 +291,8 @@ class HostBox(Box):
             return None
         verdict = self.kernel.plane.verdict(packet.flow, len(raw))
         if verdict.action is Action.REWRITE:
+            if verdict.flow.source.ip.packed not in self.own:
+                return None  # its address is gone: the agent holds it back until the move is over
             self.watch.on_rewritten(self, verdict.flow, self.place.clock.now)
             return self.transmit(rewritten(raw, verdict.flow))
         if self.settings.virtual and self._is_virtual(packet.flow.destination.ip):
@@ -375,6 +447,8 @@ class HostBox(Box):
                     self.sockets.deliver(packet)
             case ReportOpened():
                 self._ruled[effect.cid] = None
+                if self.place.clock.now - self._moved_at < LOOK_AGAIN_S and not effect.refreshed:
+                    self.place.clock.after(0.0, self.look_around)  # asked from the old place
                 held = self.waiting.pop(effect.local, None)
                 packets = held.packets if held else []
                 for raw in packets[1:] if effect.carried else packets:
@@ -390,6 +464,7 @@ class HostBox(Box):
                 pass
 
     def _tell(self, cid: Cid, effect: Effect) -> None:
+        self.registering.on_report(effect)
         listener = self.listeners.get(cid)
         if listener is not None:
             listener(effect)

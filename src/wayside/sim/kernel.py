@@ -34,6 +34,17 @@ class KernelConditions:
 
 
 @dataclass(frozen=True, slots=True)
+class Ruled:
+    """What a box's rules are for. `lifetime_s`: what packets renew one to, seconds.
+
+    `forwards`: other people's packets, as at a gate; a host's rules are about its own.
+    """
+
+    lifetime_s: float
+    forwards: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     changes: Sequence[Change]
     done: Done
@@ -71,14 +82,19 @@ class Kernel:
     """Rules and the queue in front of them. `applied` is told of every change that was made."""
 
     def __init__(
-        self, clock: Clock, local: LocalClock, lifetime_s: float, chance: Random, applied: Applied
+        self,
+        clock: Clock,
+        local: LocalClock,
+        ruled: Ruled,
+        chance: Random,
+        applied: Applied,
     ) -> None:
         self.nature = KernelConditions()
         self.conditions = KernelConditions()
-        self.plane = _Plane(lambda: local.now, lifetime_s)
         self._clock = clock
         self._local = local
-        self._lifetime_s = lifetime_s
+        self._ruled = ruled
+        self.plane = self._new_plane()
         self._chance = chance
         self._applied = applied
         self._waiting: list[_Asked] = []
@@ -116,7 +132,10 @@ class Kernel:
         """The machine starts: there are no rules."""
         self._waiting.clear()
         self._batch = []
-        self.plane = _Plane(lambda: self._local.now, self._lifetime_s)
+        self.plane = self._new_plane()
+
+    def _new_plane(self) -> _Plane:
+        return _Plane(lambda: self._local.now, self._ruled.lifetime_s, self._ruled.forwards)
 
     def _begin(self) -> None:
         self._batch, self._waiting = self._waiting, []

@@ -8,7 +8,7 @@ source address the packet has: as Linux does without policy routing.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from wayside.core.address import IP, Address
@@ -39,6 +39,10 @@ class Interface:
     signaling: Address
     side: str = ""
     up: bool = True
+    former: list[IP] = field(default_factory=list[IP])
+    """Addresses that it still has beside the one it sends from."""
+    metric: int = 0
+    """So much longer are the ways over it."""
     _mark: bytes = b""
 
     def __post_init__(self) -> None:
@@ -48,6 +52,10 @@ class Interface:
     def address(self) -> IP:
         """Its address."""
         return self.signaling.ip
+
+    def has(self, packed: bytes) -> bool:
+        """Whether this is an address of it, packed."""
+        return self.address.packed == packed or any(ip.packed == packed for ip in self.former)
 
     def deliver(self, raw: bytes) -> None:
         """A packet came out of the link."""
@@ -126,6 +134,8 @@ class Network:
         self.nodes: dict[str, Node] = {}
         self.links: dict[str, Link] = {}
         self._owners: dict[int, Node] = {}
+        self._last_on: dict[bytes, str] = {}
+        self._insides: dict[str, dict[str, None]] = {}
         self._ends: dict[str, tuple[Interface, Interface]] = {}
         self._distances: dict[bytes, dict[str, int]] = {}
         self._ways: dict[tuple[str, bytes], Interface | None] = {}
@@ -156,19 +166,47 @@ class Network:
 
     def owner(self, ip: IP) -> Node | None:
         """Whose address this is, or was last."""
-        return self._owners.get(int(ip))
+        return self.owner_of(int(ip))
+
+    def owner_of(self, number: int) -> Node | None:
+        """The same, for the number of an address."""
+        return self._owners.get(number)
+
+    def is_behind(self, nat: str, packed: bytes) -> bool:
+        """Whether an address, packed, is or was on a link of the inside of this box."""
+        if nat not in self._insides:
+            self._insides[nat] = self._find_inside(self.nodes[nat])
+        return self._last_on.get(packed, "") in self._insides[nat]
+
+    def _find_inside(self, box: Node) -> dict[str, None]:
+        found: dict[str, None] = {}
+        queue = deque(one for one in box.interfaces if one.side == "inside")
+        while queue:
+            one = queue.popleft()
+            if one.link.name not in found:
+                found[one.link.name] = None
+                other = self._ends[one.link.name][1 - one.end].node
+                queue += other.interfaces if other is not box else ()
+        return found
 
     def is_real(self, ip: IP) -> bool:
         """Whether an address is of this network, and not one that a host made up for itself."""
         return ip in _REAL[ip.version]
 
-    def readdress(self, interface: Interface) -> None:
-        """Give an interface a new address of the same link; the old one is nobody's any more.
+    def readdress(self, interface: Interface, keeps: bool = False) -> None:
+        """Give an interface a new address of the same link; `keeps`: it has the old one, too.
 
         `owner` goes on to know whose an address was last.
         """
+        interface.former = [interface.address, *interface.former] if keeps else []
         interface.signaling = self._new_address(interface.link.name)
         self._changed(interface)
+
+    def drop_former(self, interface: Interface) -> None:
+        """An interface has its newest address only."""
+        if interface.former:
+            interface.former = []
+            self._changed(interface)
 
     def switch(self, interface: Interface, up: bool) -> None:
         """Take an interface up or down."""
@@ -188,16 +226,19 @@ class Network:
 
     def _find_way(self, node: Node, to: bytes) -> Interface | None:
         distances = self._distances_to(to)
+        if distances.get(node.name) == 0 and to not in node.own:
+            return None  # on its own link, and nobody there has it
         best: tuple[int, Interface] | None = None
         for interface in node.interfaces:
             other = self._ends[interface.link.name][1 - interface.end]
             if not interface.up:
                 continue
-            if other.address.packed == to:
+            if other.has(to):
                 return interface
             distance = distances.get(other.node.name)
             if distance is None or not other.node.forwards:
                 continue
+            distance += interface.metric
             if best is None or distance < best[0]:
                 best = (distance, interface)
         return best[1] if best else None
@@ -209,9 +250,12 @@ class Network:
             return found
         found = self._distances[to] = {}
         queue: deque[tuple[Node, int]] = deque()
+        last = self._ends.get(self._last_on.get(to, ""), ())
+        if not any(one.has(to) for one in last):  # it is nobody's: routes go by networks
+            queue += [(one.node, 0) for one in last if one.node.forwards]
         for node in self.nodes.values():
             for interface in node.interfaces:
-                if interface.address.packed == to:
+                if interface.has(to):
                     other = self._ends[interface.link.name][1 - interface.end]
                     queue += [(node, 0), (other.node, 1)]
         while queue:
@@ -231,7 +275,8 @@ class Network:
         for interface in interfaces:
             node = interface.node
             self._owners[int(interface.address)] = node
-            node.own = {one.address.packed for one in node.interfaces}
+            self._last_on[interface.address.packed] = interface.link.name
+            node.own = {ip.packed for one in node.interfaces for ip in (one.address, *one.former)}
         self._distances.clear()
         self._ways.clear()
 

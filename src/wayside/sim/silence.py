@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wayside.core.address import Transport
-from wayside.core.connection import State
+from wayside.core.connection import Connection, State
 from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.plan import InstalledRule
 
 LOOK_EVERY_MIN_S = 0.5
 LOOKS_A_LIFETIME = 3
+"""A connection ends between one lifetime and two and a third after its last packet."""
 
 
 @dataclass(slots=True)
@@ -28,25 +29,30 @@ class Silence:
 
     def interval_s(self, host: Host) -> float:
         """How long until the next look."""
-        lifetimes = [one.lifetime_s for one in host.connections.values()]
+        lifetimes = [one.lifetime_s for one in host.connections.values() if _counts(one)]
         return max(LOOK_EVERY_MIN_S, min(lifetimes, default=30.0) / LOOKS_A_LIFETIME)
 
     def look(self, host: Host, rules: list[InstalledRule], now: float) -> list[Cid]:
-        """The connections that were silent for their lifetime."""
+        """The connections that were silent for too long. Only those that are due are counted."""
         packets: dict[Cid, int] = {}
         for found in rules:
             packets[found.rule.owner] = packets.get(found.rule.owner, 0) + found.packets
-        before, self._seen = self._seen, {}
+        seen, self._seen = self._seen, {}
         silent: list[Cid] = []
         for cid, connection in host.connections.items():
-            udp = connection.agreement.wire.transport is Transport.UDP
-            if not udp or connection.state is not State.CONNECTED:
+            before = seen.get(cid)
+            if not _counts(connection):
+                continue
+            if before is not None and now - before.since < connection.lifetime_s:
+                self._seen[cid] = before
                 continue
             count = packets.get(cid, 0)
-            seen = before.get(cid)
-            if seen is None or seen.packets != count:
-                seen = _Seen(count, now)
-            self._seen[cid] = seen
-            if now - seen.since >= connection.lifetime_s:
+            self._seen[cid] = _Seen(count, now)
+            if before is not None and before.packets == count:
                 silent.append(cid)
         return silent
+
+
+def _counts(connection: Connection) -> bool:
+    is_udp = connection.agreement.wire.transport is Transport.UDP
+    return is_udp and connection.state is State.CONNECTED

@@ -1,8 +1,8 @@
 """The worlds by name: who is there, how they are joined, what they want, what they may expect.
 
-    clients ── access ──[nat]──[gate]── core ──[gate]── site ── servers
-                                         │
-                                    off the path
+    clients ── access ──[NATs]──[gate]── core ──[NATs]──[gate]── site ── servers
+                                       │    └──[gate]── abroad ─────────┘
+                      rendezvous, relay, off the path
 
 A world is drawn from its seed within these bounds: address family, number of hosts, policies,
 lifetimes, delays, hosts without an agent, a client with a second way into the network.
@@ -11,6 +11,7 @@ lifetimes, delays, hosts without an agent, a client with a second way into the n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from random import Random
 
 from wayside.core.address import Transport
@@ -18,14 +19,19 @@ from wayside.core.admission import Budget
 from wayside.core.host import Offered
 from wayside.core.identity import PeerIdentity
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
+from wayside.core.way import Relaying
 
-from .application import Client, Expect, Server, Wanted
+from .application import FIRST_PORT, OWN_PORTS, Client, Expect, Server, Wanted
+from .forge import forged_location
 from .gate import GateBox, GateSettings
-from .host import HostBox, HostSettings, Peer
+from .host import HostBox, HostSettings, Peer, Steering
 from .link import Conditions
 from .nat import Depends, Nat, NatKind
 from .network import Network, Node, Router
+from .rendezvous import RendezvousBox, RendezvousSettings
+from .store import Store
 from .watch import Watcher
+from .worlds import Spec
 
 REFUSED_PORT = 22
 """What the gates of world `reject` reject, by name and reason."""
@@ -33,40 +39,11 @@ REFUSED_PORT = 22
 NO_SERVICE_PORT = 99
 """What no server offers."""
 
+ABROAD = 100
+"""The metric of a server's second way: it is taken when the first is down."""
+
 SERVICES = {"443": Offered(8443), "53": Offered(5353), "22": Offered(2222)}
 LISTENS = ((Transport.TCP, 8443), (Transport.UDP, 5353), (Transport.TCP, 2222))
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What a named world has. `faults`: the most in a schedule; `loss`: of all links, always."""
-
-    about: str
-    near_clients: bool = False
-    near_servers: bool = False
-    nat: bool = False
-    rejects: bool = False
-    faults: int = 6
-    loss: float = 0.0
-    wild: bool = False
-
-
-WORLDS: dict[str, Spec] = {
-    "simple": Spec("two hosts and the network between them"),
-    "firewall-out": Spec("a firewall near the initiator", near_clients=True),
-    "firewall-in": Spec("a firewall near the responder", near_servers=True),
-    "firewall-both": Spec("a firewall near each", near_clients=True, near_servers=True),
-    "reject": Spec("a firewall and hosts that say no", near_clients=True, rejects=True),
-    "legacy-nat": Spec("a NAT on the path that knows no signaling", near_servers=True, nat=True),
-    "lossy": Spec(
-        "links that lose, delay and reorder all the time",
-        near_clients=True,
-        near_servers=True,
-        faults=2,
-        loss=0.15,
-    ),
-    "chaos": Spec("any of these, and much going wrong", faults=16, wild=True),
-}
 
 
 @dataclass(slots=True)
@@ -81,6 +58,16 @@ class Layout:
     wanted: list[Client]
     answering: list[Server]
     lifetime_s: float
+    spec: Spec
+    rendezvous: RendezvousBox | None = None
+    relay: GateBox | None = None
+
+    @property
+    def boxes(self) -> list[GateBox | HostBox]:
+        """All boxes that run a machine."""
+        off_path = [one for one in (self.relay, self.rendezvous) if one is not None]
+        hosts = (*self.clients, *self.servers, self.flooder)
+        return [*self.gates, *off_path, *hosts]
 
 
 class Builder:
@@ -89,44 +76,31 @@ class Builder:
     def __init__(self, network: Network, watch: Watcher, spec: Spec, chance: Random) -> None:
         self.network = network
         self.watch = watch
-        self.spec = _tamed(spec, chance)
+        self.spec = spec
         self.chance = chance
         self.lifetimes: list[float] = []
+        self.gates: list[GateBox] = []
+        self.found: RendezvousBox | None = None
+        self.relay: GateBox | None = None
+        self.asked = 0
 
     def build(self) -> Layout:
         """Boxes, links, applications."""
         chance, spec, network = self.chance, self.spec, self.network
-        core = Router(network, "core")
-        access = Router(network, "access")
-        gates: list[GateBox] = []
-        edge: Node = access
-        if spec.nat:
-            nat = Nat(network, "nat", _nat_kind(chance))
-            network.connect(edge, nat, self._conditions(), ("", "inside"))
-            edge = nat
-        if spec.near_clients:
-            gate = self._gate("g1")
-            gates.append(gate)
-            network.connect(edge, gate, self._conditions(), (_side(edge), "inside"))
-            edge = gate
-        network.connect(edge, core, self._conditions(), (_side(edge), ""))
-        site: Node = core
-        if spec.near_servers:
-            site = Router(network, "site")
-            gate = self._gate("g2")
-            gates.append(gate)
-            network.connect(core, gate, self._conditions(), ("", "outside"))
-            network.connect(gate, site, self._conditions(), ("inside", ""))
+        core, off_path = Router(network, "core"), Router(network, "elsewhere")
+        found = self._middle(core)
+        access, site = self._near(core), self._far(core)
         clients = [self._client(n, access, core) for n in range(chance.randint(1, 2))]
-        servers = [self._server(n, site) for n in range(chance.randint(1, 2))]
-        off_path = Router(network, "elsewhere")
+        abroad = self._abroad(core) if spec.mobile else core
+        count = chance.randint(1, spec.more.servers)
+        servers = [self._server(n, site, abroad) for n in range(count)]
         network.connect(off_path, core, self._conditions())
         flooder = self._host("flooder", self._settings(virtual=True))
         flooder.honest = False
         network.connect(flooder, access if chance.random() < 0.5 else core, self._conditions())
         for host in (*clients, flooder):
             for server in servers:
-                host.meet(_peer(server))
+                host.meet(self._peer(server))
         wanted = [
             client
             for host in clients
@@ -134,8 +108,98 @@ class Builder:
             for client in self._wanted(host, server)
         ]
         answering = [self._serve(server) for server in servers]
-        longest = max(self.lifetimes)
-        return Layout(gates, clients, servers, flooder, off_path, wanted, answering, longest)
+        return Layout(
+            gates=self.gates,
+            clients=clients,
+            servers=servers,
+            flooder=flooder,
+            off_path=off_path,
+            wanted=wanted,
+            answering=answering,
+            lifetime_s=max(self.lifetimes),
+            spec=spec,
+            rendezvous=found,
+            relay=self.relay,
+        )
+
+    # --- the boxes between ---
+
+    def _middle(self, core: Node) -> RendezvousBox | None:
+        """A rendezvous, and a relay, off the path."""
+        spec, network, chance = self.spec, self.network, self.chance
+        if spec.more.redirects:
+            self.relay = self._gate("p")
+            network.connect(self.relay, core, self._conditions())
+        if not spec.more.rendezvous:
+            return None
+        rules = _no_shells("no shells at home") if spec.rejects else ()
+        default = PolicyAction.STEER if spec.more.hides else PolicyAction.ALLOW
+        if not spec.more.hides and chance.random() < 0.2:
+            default = PolicyAction.CHALLENGE
+        settings = RendezvousSettings(
+            Policy(rules, default), self._lifetime(10.0, 30.0, 60.0), budget=self._budget()
+        )
+        store = Store(network.place.clock, network.place.chance.stream("store"), forged_location)
+        found = self.found = RendezvousBox(network, "r", self.watch, settings, store)
+        network.connect(found, core, self._conditions())
+        return found
+
+    def _near(self, core: Node) -> Node:
+        """From where the clients are to the core; what faces them comes first."""
+        spec, network, chance = self.spec, self.network, self.chance
+        access = Router(network, "access")
+        edge: Node = access
+        if spec.nat:
+            nat = Nat(network, "nat", _nat_kind(chance))
+            network.connect(edge, nat, self._conditions(), ("", "inside"))
+            edge = nat
+        for number in range(spec.client_nats):
+            edge = self._behind(edge, self._gate(f"n{number + 1}"))
+        if spec.near_clients:
+            edge = self._behind(edge, self._gate("g1"))
+        network.connect(edge, core, self._conditions(), (_side(edge), ""))
+        for gate in self.gates:
+            gate.configure(nat=gate.name.startswith("n"))
+        if self.relay is not None and isinstance(edge, GateBox):
+            edge.configure(p=self.relay.interfaces[0].signaling)
+            targets = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+            self.relay.configure(relay=Relaying((edge.key,), targets))
+        return access
+
+    def _behind(self, edge: Node, gate: GateBox) -> GateBox:
+        self.gates.append(gate)
+        self.network.connect(edge, gate, self._conditions(), (_side(edge), "inside"))
+        return gate
+
+    def _far(self, core: Node) -> Node:
+        """From the core to where the servers are."""
+        spec, network = self.spec, self.network
+        names = [f"m{number + 1}" for number in range(spec.server_nats)]
+        names = [*names, "g2"] if spec.near_servers else names
+        edge, side = core, ""
+        for name in names:
+            gate = self._gate(name)
+            self.gates.append(gate)
+            network.connect(edge, gate, self._conditions(), (side, "outside"))
+            gate.configure(nat=name.startswith("m"))
+            edge, side = gate, "inside"
+        if edge is core:
+            return core
+        site = Router(network, "site")
+        network.connect(edge, site, self._conditions(), (side, ""))
+        return site
+
+    def _abroad(self, core: Node) -> Node:
+        """Another network, which a server may move to; sometimes with a firewall of its own."""
+        abroad: Node = Router(self.network, "abroad")
+        if self.chance.random() < 0.5:
+            gate = self._gate("g3")
+            self.gates.append(gate)
+            self.network.connect(core, gate, self._conditions(), ("", "outside"))
+            self.network.connect(gate, abroad, self._conditions(), ("inside", ""))
+        else:
+            self.network.connect(core, abroad, self._conditions())
+        return abroad
 
     def _conditions(self) -> Conditions:
         chance, loss = self.chance, self.spec.loss
@@ -158,15 +222,9 @@ class Builder:
 
     def _gate(self, name: str) -> GateBox:
         default = PolicyAction.CHALLENGE if self.chance.random() < 0.25 else PolicyAction.ALLOW
-        rules: tuple[PolicyRule, ...] = ()
-        if self.spec.rejects:
-            no = PolicyRule(
-                "no-shells",
-                PolicyAction.REJECT,
-                service=(str(REFUSED_PORT),),
-                reason="no shells through here",
-            )
-            rules = (no,)
+        rules = _no_shells("no shells through here") if self.spec.rejects else ()
+        if self.spec.more.redirects and name == "g1":
+            rules = (PolicyRule("by-way-of-p", PolicyAction.REDIRECT, via="p"),)
         settings = GateSettings(
             Policy(rules, default),
             lifetime_s=self._lifetime(5.0, 10.0, 30.0, 60.0),
@@ -185,7 +243,15 @@ class Builder:
             connections_max=300,
             connections_per_network_max=150,
             budget=self._budget(),
+            steering=self._steering(),
         )
+
+    def _steering(self) -> Steering:
+        """Whom a client lets redirect it. Who is hidden from it, it need not know."""
+        found, spec = self.found, self.spec
+        redirectors = [found.key] if found is not None and not spec.more.hides else []
+        redirectors += [gate.key for gate in self.gates if spec.more.redirects]
+        return Steering(redirectors=tuple(redirectors))
 
     def _host(self, name: str, settings: HostSettings) -> HostBox:
         return HostBox(self.network, name, self.watch, settings)
@@ -198,11 +264,27 @@ class Builder:
             self.network.connect(host, core, self._conditions())
         return host
 
-    def _server(self, number: int, site: Node) -> HostBox:
-        settings = replace(self._settings(virtual=True), services=dict(SERVICES))
+    def _server(self, number: int, site: Node, abroad: Node) -> HostBox:
+        found, steering = self.found, Steering()
+        if found is not None:
+            at = found.interfaces[0].signaling
+            steering = Steering(Peer(PeerIdentity(found.key), at), (found.key,))
+            if self.spec.more.consent:
+                steering = replace(steering, approvers=(found.key,), home=at)
+        settings = replace(self._settings(virtual=True), services=dict(SERVICES), steering=steering)
         host = self._host(f"s{number + 1}", settings)
         self.network.connect(site, host, self._conditions())
+        if abroad is not site and "s" in self.spec.mobile:
+            self.network.connect(abroad, host, self._conditions())
+            host.interfaces[1].metric = ABROAD
         return host
+
+    def _peer(self, server: HostBox) -> Peer:
+        """Whom one asks for a server: its home, where it has one."""
+        at = server.interfaces[0].signaling
+        if self.found is not None and not (self.spec.more.consent and self.chance.random() < 0.5):
+            at = self.found.interfaces[0].signaling
+        return Peer(PeerIdentity(server.key), at)
 
     def _wanted(self, host: HostBox, server: HostBox) -> list[Client]:
         kinds = [(443, Transport.TCP), (53, Transport.UDP)]
@@ -225,9 +307,14 @@ class Builder:
                 every_s=self.chance.uniform(0.5, 4.0),
                 size=self.chance.choice((80, 80, 600, 1440)),
                 requests=self.chance.choice((2, 6, 20)),
+                own_ports=self._own_ports(),
             )
-            found.append(Client(host, _peer(server), wanted))
+            found.append(Client(host, host.durable.peers[server.key], wanted))
         return found
+
+    def _own_ports(self) -> int:
+        self.asked += 1
+        return FIRST_PORT + OWN_PORTS * self.asked if self.spec.more.own_ports else 0
 
     def _serve(self, box: HostBox) -> Server:
         server = Server(box)
@@ -236,18 +323,9 @@ class Builder:
         return server
 
 
-def _tamed(spec: Spec, chance: Random) -> Spec:
-    """The wild world is one of the others, with more that goes wrong."""
-    if not spec.wild:
-        return spec
-    rejects = chance.random() < 0.2
-    return replace(
-        spec,
-        near_clients=rejects or chance.random() < 0.6,
-        near_servers=chance.random() < 0.6,
-        rejects=rejects,
-        loss=chance.choice((0.0, 0.0, 0.1)),
-    )
+def _no_shells(reason: str) -> tuple[PolicyRule, ...]:
+    service = (str(REFUSED_PORT),)
+    return (PolicyRule("no-shells", PolicyAction.REJECT, service=service, reason=reason),)
 
 
 def _nat_kind(chance: Random) -> NatKind:
@@ -263,7 +341,3 @@ def _nat_kind(chance: Random) -> NatKind:
 
 def _side(node: Node) -> str:
     return "outside" if isinstance(node, Nat | GateBox) else ""
-
-
-def _peer(server: HostBox) -> Peer:
-    return Peer(PeerIdentity(server.key), server.interfaces[0].signaling)

@@ -14,8 +14,30 @@ from wayside.core.effects import Effect
 from wayside.core.events import Event
 from wayside.core.gate import Gate
 from wayside.core.host import Host
+from wayside.core.rendezvous import Rendezvous
+from wayside.core.rule import Cid
 from wayside.kernel.memory import Verdict
 from wayside.kernel.plan import Change, InstalledRule
+
+Machine = Host | Gate | Rendezvous
+
+
+def host_of(machine: Machine | None) -> Host | None:
+    """What of a machine has connections of its own."""
+    machine = machine.host if isinstance(machine, Rendezvous) else machine
+    return machine if isinstance(machine, Host) else None
+
+
+def gate_of(machine: Machine | None) -> Gate | None:
+    """What of a machine lets other people's connections through."""
+    machine = machine.gate if isinstance(machine, Rendezvous) else machine
+    return machine if isinstance(machine, Gate) else None
+
+
+def speaks(machine: Machine, cid: Cid) -> Host | None:
+    """The host that says what a machine says of a connection; None: it passes it on."""
+    host = host_of(machine)
+    return host if host is machine or (host and cid in host.connections) else None
 
 
 class Violation(Exception):
@@ -41,7 +63,7 @@ class Site(Protocol):
         ...
 
     @property
-    def machine(self) -> Host | Gate | None:
+    def machine(self) -> Machine | None:
         """The machine, or None while its agent is dead."""
         ...
 
@@ -69,7 +91,7 @@ class Step:
     """
 
     site: Site
-    machine: Host | Gate
+    machine: Machine
     event: Event
     effects: list[Effect]
     now: float
@@ -94,6 +116,9 @@ class Watcher:
 
     def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
         """A host sent a data packet that a rule gave this 5-tuple."""
+
+    def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
+        """A gate or rendezvous sends a packet; `outwards`: by an interface on its outside."""
 
     def on_died(self, site: Site, now: float) -> None:
         """An agent was killed."""
@@ -144,6 +169,11 @@ class Watch(Watcher):
         """Tell all."""
         for watcher in self._watchers:
             watcher.on_rewritten(site, flow, now)
+
+    def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.on_sent(site, raw, outwards, now)
 
     def on_died(self, site: Site, now: float) -> None:
         """Tell all."""

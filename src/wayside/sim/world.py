@@ -10,41 +10,33 @@ the seed when none is given). It ends with the first Violation of any checker, o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wayside.core.address import IP
 from wayside.core.constants import LINGER_S, OPEN_TIMEOUT_S
 from wayside.core.route import TOKEN_VALID_S
 
-from .adversary import (
-    Adversary,
-    Eavesdropper,
-    Flooder,
-    Guesser,
-    Modifier,
-    Prober,
-    Spoofer,
-    Stage,
-    Thief,
-)
+from .adversary import Prober
+from .agreement import AgreementCheck
+from .amplification import AmplificationCheck
 from .application import Client, Expect
 from .beliefs import LeftoverCheck, OutcomeRecord, RequestCheck, TupleCheck
-from .box import Box
 from .chance import Chance
-from .checks import AgreementCheck, AmplificationCheck, AuthenticationCheck, LifetimeCheck
+from .checks import AuthenticationCheck, LifetimeCheck
 from .clock import Clock, Endless
-from .faults import Fault, Kind, Targets, draw
+from .faults import Fault, Targets, draw
 from .gate import GateBox
 from .host import HostBox
-from .liar import Liar
-from .link import Conditions, Link
 from .memory import remembering
+from .mishaps import Mishaps
+from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
 from .network import Network, Place
-from .poser import Poser
 from .said import Said
-from .topology import WORLDS, Builder
+from .survival import survive
+from .topology import Builder
 from .trace import Note, ReportWords, Trace
 from .watch import Site, Violation, Watch
+from .worlds import IN_TURN, drawn
 
 TICK_S = 0.5
 """How often checkers look at what does not announce itself."""
@@ -99,18 +91,24 @@ class World:
                 LifetimeCheck(),
                 AuthenticationCheck(self.said, self._is_honest),
                 AmplificationCheck(self.said, self._name_of),
-                TupleCheck(),
+                ProofCheck(self.said, self._is_honest),
+                TupleCheck(self.said),
+                LocationCheck(self.said, self._store_is_good),
+                ApprovalCheck(self.said),
+                PrivacyCheck(self._is_inside, self._hidden_from),
                 RequestCheck(),
                 self.outcomes,
                 LeftoverCheck(),
             ]
         )
         self.watch = watch
+        self._hides = False
         self.network = Network(self.place, chance.choice((4, 6)))
-        self.layout = Builder(self.network, watch, WORLDS[name], chance).build()
+        self.layout = Builder(self.network, watch, drawn(name, chance), chance).build()
         self.quiet_at = chance.uniform(8, 25)
         self.schedule = self._draw() if schedule is None else schedule
-        self._present: dict[Fault, Adversary] = {}
+        self._hides = self.layout.spec.more.hides
+        self.mishaps = Mishaps(self.network, self.layout, self.said)
 
     def run(self) -> Result:
         """Run it to its end."""
@@ -140,28 +138,33 @@ class World:
     @property
     def boxes(self) -> list[GateBox | HostBox]:
         """All boxes that run a machine."""
-        layout = self.layout
-        return [*layout.gates, *layout.clients, *layout.servers, layout.flooder]
+        return self.layout.boxes
 
     def _run(self) -> None:
         clock = self.place.clock
-        prober = Prober(self._stage("prober"), PROBES_A_S)
+        prober = Prober(self.mishaps.stage("prober"), PROBES_A_S)
         for fault in self.schedule:
             clock.at(fault.at, self._beginning(fault))
             clock.at(fault.until, self._ending(fault))
         self._pass(self.quiet_at)
-        self._heal()
-        bound = self.quiet_at + 2 * self.layout.lifetime_s + UP_S_MAX
-        while not all(map(self._is_well, self.layout.wanted)):
-            if clock.now >= bound:
-                late = [str(c.wanted) for c in self.layout.wanted if not self._is_well(c)]
-                raise Violation("liveness", f"not {late[0]} {bound - self.quiet_at:.0f} s later")
-            self._pass(clock.now + TICK_S)
+        self.mishaps.heal()
+        self._pass_until_well(self.quiet_at)
+        if self.layout.spec.mobile:
+            survive(self.layout, self.mishaps, self._pass, clock)
         prober.stop()
         self._close_all()
         settle = max(self.layout.lifetime_s, 2 * OPEN_TIMEOUT_S) + TOKEN_VALID_S + LINGER_S
         self._pass(clock.now + settle + OPEN_TIMEOUT_S)
         self.watch.on_end(self.boxes, clock.now)
+
+    def _pass_until_well(self, since: float) -> None:
+        """All that is wanted and allowed has to be up in time."""
+        clock, bound = self.place.clock, since + 2 * self.layout.lifetime_s + UP_S_MAX
+        while not all(map(self._is_well, self.layout.wanted)):
+            if clock.now >= bound:
+                late = [str(c.wanted) for c in self.layout.wanted if not self._is_well(c)]
+                raise Violation("liveness", f"not {late[0]} {bound - since:.0f} s later")
+            self._pass(clock.now + TICK_S)
 
     def _pass(self, until: float) -> None:
         """Let time pass, and let the checkers look from time to time."""
@@ -190,27 +193,33 @@ class World:
         for server in layout.answering:
             server.close_all()
         for box in (*layout.clients, *layout.servers, layout.flooder):
+            box.registering.stop()
             for cid in list(box.host.connections) if box.host else ():
                 box.close(cid, "the world ends")
 
     # --- faults ---
 
     def _draw(self) -> tuple[Fault, ...]:
-        layout, spec = self.layout, WORLDS[self.name]
+        layout, spec = self.layout, self.layout.spec
         chance = self.place.chance.stream(f"schedule {self.name}")
+        movers = [*layout.clients, layout.flooder]
+        movers += layout.servers if "s" in spec.mobile else []
+        off_path = [one for one in (layout.rendezvous, layout.relay) if one is not None]
         targets = Targets(
             list(self.network.links),
-            [box.name for box in (*layout.gates, *layout.clients, *layout.servers)],
-            [gate.name for gate in layout.gates],
+            [box.name for box in (*layout.gates, *layout.clients, *layout.servers, *off_path)],
+            [gate.name for gate in layout.gates if not gate.settings.nat],
             [client.name for client in (*layout.clients, layout.flooder)],
+            [host.name for host in movers],
+            [one.name for one in off_path if one is layout.rendezvous],
         )
         return draw(chance, targets, chance.randint(0, spec.faults), self.quiet_at)
 
     def _beginning(self, fault: Fault) -> Callable[[], None]:
-        return lambda: self._told(fault, "begins", self._begin)
+        return lambda: self._told(fault, "begins", self.mishaps.begin)
 
     def _ending(self, fault: Fault) -> Callable[[], None]:
-        return lambda: self._told(fault, "ends", self._end)
+        return lambda: self._told(fault, "ends", self.mishaps.end)
 
     def _told(self, fault: Fault, what: str, do: Callable[[Fault], None]) -> None:
         now, kind = self.place.clock.now, fault.kind.name.lower()
@@ -220,115 +229,28 @@ class World:
         )
         do(fault)
 
-    def _begin(self, fault: Fault) -> None:
-        link = self.network.links.get(fault.target)
-        box = self.network.nodes.get(fault.target)
-        if isinstance(box, Box):
-            self._begin_box(fault, box)
-        elif link is not None and fault.kind in _ON_LINK:
-            _ON_LINK[fault.kind](link.conditions, fault.amount)
-        if fault not in self._present:
-            adversary = self._adversary(fault, link)
-            if adversary is not None:
-                self._present[fault] = adversary
-
-    def _begin_box(self, fault: Fault, box: Box) -> None:
-        match fault.kind:
-            case Kind.KILL:
-                box.kill()
-            case Kind.POWER:
-                box.power_off()
-            case Kind.REFUSE_RULES:
-                box.kernel.conditions.failing = fault.amount
-            case Kind.SLOW_RULES:
-                box.kernel.conditions.latency_s = fault.amount
-            case Kind.CLOCK:
-                box.local.wrong_s += fault.amount
-            case Kind.LINK_DOWN:
-                self.network.switch(box.interfaces[0], False)
-            case Kind.READDRESS:
-                self.network.readdress(box.interfaces[0])
-            case Kind.LIE if box.driver is not None:
-                chance = self.place.chance.stream(f"liar {fault}")
-                box.driver.handle = Liar(box.driver.handle, chance, fault.amount).handle
-            case _:
-                pass
-
-    def _end(self, fault: Fault) -> None:
-        link = self.network.links.get(fault.target)
-        box = self.network.nodes.get(fault.target)
-        adversary = self._present.pop(fault, None)
-        if adversary is not None:
-            adversary.stop()
-        if link is not None:
-            self._mend_link(link)
-        elif isinstance(box, Box):
-            if fault.kind is Kind.CLOCK:
-                box.local.wrong_s -= fault.amount
-            self._mend_box(box)
-
-    def _heal(self) -> None:
-        """From now on nothing goes wrong that is not wrong by nature."""
-        for adversary in self._present.values():
-            adversary.stop()
-        for link in self.network.links.values():
-            self._mend_link(link)
-        for box in self.boxes:
-            self._mend_box(box)
-
-    def _mend_link(self, link: Link) -> None:
-        link.conditions = replace(link.nature)
-
-    def _mend_box(self, box: Box) -> None:
-        box.kernel.conditions.failing = 0.0
-        box.kernel.conditions.latency_s = box.kernel.nature.latency_s
-        for interface in box.interfaces:
-            self.network.switch(interface, True)
-        if box.driver is None:
-            box.start()
-        else:
-            box.driver.handle = box.driver.machine.handle
-
-    def _adversary(self, fault: Fault, link: Link | None) -> Adversary | None:
-        stage = self._stage(str(fault))
-        box = self.network.nodes.get(fault.target)
-        match fault.kind:
-            case Kind.EAVESDROP if link is not None:
-                return Eavesdropper(stage, fault.amount, link)
-            case Kind.MODIFY if link is not None:
-                return Modifier(stage, fault.amount, link)
-            case Kind.STEAL if link is not None:
-                return Thief(stage, fault.amount, link)
-            case Kind.GUESS:
-                return Guesser(stage, fault.amount)
-            case Kind.SPOOF if isinstance(box, HostBox):
-                return Spoofer(stage, fault.amount, box)
-            case Kind.POSE if isinstance(box, HostBox):
-                way = self.network.links[f"{self.layout.off_path.name}-core"]
-                return Poser(stage, fault.amount, way, box)
-            case Kind.FLOOD:
-                return Flooder(stage, fault.amount, self.layout.flooder)
-            case _:
-                return None
-
-    def _stage(self, purpose: str) -> Stage:
-        layout = self.layout
-        chance = self.place.chance.stream(f"adversary {purpose}")
-        return Stage(
-            self.network,
-            self.said,
-            layout.clients,
-            layout.servers,
-            layout.gates,
-            layout.off_path,
-            chance,
-        )
-
     # --- who is who ---
 
-    def _owner(self, ip: IP) -> Site | None:
-        node = self.network.owner(ip)
+    def _owner(self, ip: int) -> Site | None:
+        node = self.network.owner_of(ip)
         return node if isinstance(node, HostBox | GateBox) else None
+
+    def _store_is_good(self) -> bool:
+        found = self.layout.rendezvous
+        return found is None or not found.store.lied
+
+    def _is_inside(self, nat: str, packed: bytes) -> bool:
+        return self.network.is_behind(nat, packed)
+
+    def _hidden_from(self, packed: bytes) -> list[bytes]:
+        """The addresses of servers that a client with this address must not learn."""
+        if not self._hides:
+            return []
+        node = self.network.owner_of(int.from_bytes(packed, "big"))
+        clients = self.layout.clients
+        if not any(node is client for client in clients):
+            return []
+        return [address for server in self.layout.servers for address in server.own]
 
     def _name_of(self, ip: IP) -> str:
         node = self.network.owner(ip)
@@ -338,26 +260,9 @@ class World:
         return any(box.honest and box.key == key for box in self.boxes)
 
 
-def _slow(link: Conditions, amount: float) -> None:
-    link.delay_s += amount
-    link.jitter_s += amount / 2
-
-
-_ON_LINK: dict[Kind, Callable[[Conditions, float], None]] = {
-    Kind.LOSS: lambda link, amount: setattr(link, "loss", amount),
-    Kind.DELAY: _slow,
-    Kind.DUPLICATE: lambda link, amount: setattr(link, "duplicate", amount),
-    Kind.REORDER: lambda link, amount: setattr(link, "reorder", amount),
-    Kind.PARTITION: lambda link, amount: setattr(link, "cut", True),
-    Kind.MTU: lambda link, amount: setattr(link, "mtu", int(amount)),
-    Kind.RATE: lambda link, amount: setattr(link, "rate", amount),
-}
-
-
 def world_of(seed: int) -> str:
     """The world that a seed is for when none is named: each in its turn."""
-    names = list(WORLDS)
-    return names[seed % len(names)]
+    return IN_TURN[seed % len(IN_TURN)]
 
 
 def run(name: str, seed: int, schedule: tuple[Fault, ...] | None = None) -> Result:

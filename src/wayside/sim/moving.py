@@ -1,0 +1,222 @@
+"""Checkers of moves and places: who moves proves it, who is looked for is where it signed.
+
+Like all checkers they go by what was said (said.py), never by what a machine believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wayside.core import constants as c
+from wayside.core.address import Address
+from wayside.core.codec import DecodeError, Header, decode_body
+from wayside.core.effects import ChangeRules, KeepLocation
+from wayside.core.events import DatagramReceived, LocationFound
+from wayside.core.messages import Confirm, Open, OpenTerms, Redirect, RedirectTerms, decode
+from wayside.core.rule import Cid, Rule
+
+from .said import Said, sent_by, source_behind
+from .watch import Site, Step, Watcher, gate_of, host_of, speaks
+from .wire import header_of, packet_of
+
+SETTLED_S = 1.0
+"""Between a question to a store and the answer that it gives rise to."""
+
+
+def _confirm_in(step: Step) -> tuple[Header, Confirm] | None:
+    event = step.event
+    if isinstance(event, DatagramReceived) and event.data[4:5] == bytes([Confirm.TYPE]):
+        try:
+            header, message = decode(event.data)
+        except DecodeError:
+            return None
+        return (header, message) if isinstance(message, Confirm) else None
+    return None
+
+
+class ProofCheck(Watcher):
+    """A move takes effect only after the new address has proved itself.
+
+    An end that was asked sends to where the OPEN came from only after the asker's own CONFIRM has
+    come; a gate's rules last only from a CONFIRM on whose proof the asker made.
+    """
+
+    name = "proof"
+
+    def __init__(self, said: Said, is_honest: Callable[[bytes], bool]) -> None:
+        self._said = said
+        self._is_honest = is_honest
+        self._proved: dict[tuple[str, Cid], dict[Address, None]] = {}
+
+    def on_step(self, step: Step) -> None:
+        """Look at new rules."""
+        confirm = _confirm_in(step)
+        if confirm is not None:
+            self._note(step, *confirm)
+        for effect in step.effects:
+            for rule in effect.put if isinstance(effect, ChangeRules) else ():
+                if speaks(step.machine, rule.owner) is None:
+                    self._check_gate(step, rule, confirm)
+                elif rule.rewrite is not None:
+                    self._check_end(step, rule)
+
+    def _note(self, step: Step, header: Header, message: Confirm) -> None:
+        terms = self._said.opened(header.cid, header.seq)
+        if terms is not None and (header.cid, message.mac) in self._said.confirms:
+            source = source_behind(message.hops, terms.source)
+            self._proved.setdefault((step.site.name, header.cid), {})[source] = None
+
+    def _check_end(self, step: Step, rule: Rule) -> None:
+        host = host_of(step.machine)
+        connection = host.connections.get(rule.owner) if host else None
+        if connection is None or not self._is_honest(connection.agreement.peer.key):
+            return
+        to = rule.rewrite.destination if rule.rewrite else rule.match.destination
+        if rule.match != connection.agreement.local:
+            return  # for packets that come in
+        name = step.site.name
+        wished = self._said.has_asked(name, rule.owner, to)
+        if not wished and to not in self._proved.get((name, rule.owner), {}):
+            self.fail(f"{name} sends to {to}, which has proved nothing")
+
+    def _check_gate(self, step: Step, rule: Rule, confirm: tuple[Header, Confirm] | None) -> None:
+        lasting = rule.renewed_by_packets or (rule.lifetime_s or 0) > c.PENDING_S
+        if not lasting or confirm is None or rule.owner not in self._said.asked:
+            return
+        header, message = confirm
+        if header.cid == rule.owner and message.proof not in self._said.proofs:
+            self.fail(f"{step.site.name} keeps {rule.match} for a CONFIRM that nobody made")
+
+
+class LocationCheck(Watcher):
+    """Nobody is sent where a host did not say that it is, nor to where it was before that.
+
+    The second only while the store keeps what it is given.
+    """
+
+    name = "location"
+
+    def __init__(self, said: Said, store_is_good: Callable[[], bool]) -> None:
+        self._said = said
+        self._is_good = store_is_good
+        self._kept: dict[tuple[bytes, int], list[tuple[float, int, Address]]] = {}
+
+    def on_step(self, step: Step) -> None:
+        """A rendezvous keeps a location, or sends somebody there."""
+        for effect in step.effects:
+            if isinstance(effect, KeepLocation):
+                self._keep(step, effect)
+        if isinstance(step.event, LocationFound):
+            for datagram in sent_by(step.effects):
+                if datagram.data[4] == Redirect.TYPE:
+                    self._sent_on(step, step.event, datagram.data)
+
+    def _keep(self, step: Step, effect: KeepLocation) -> None:
+        header, message = decode(effect.record)
+        name = step.site.name
+        if not isinstance(message, Open) or message.signed not in self._said.signed:
+            self.fail(f"{name} keeps a location that nobody signed")
+            return
+        terms = decode_body(OpenTerms, message.signed)
+        order = terms.time_s << 20 | header.seq
+        if order != effect.order:
+            self.fail(f"{name} keeps a location as number {effect.order}, and it is {order}")
+        if effect.lifetime_s:
+            kept = self._kept.setdefault((effect.key, effect.family), [])
+            kept.append((step.now, order, place_of(terms)))
+
+    def _sent_on(self, step: Step, event: LocationFound, data: bytes) -> None:
+        _, message = decode(data)
+        assert isinstance(message, Redirect)
+        there = decode_body(RedirectTerms, message.signed).locator.address
+        key = event.opened.terms.to_key
+        where = f"{step.site.name} sends somebody on to {there}"
+        if there not in self._said.places.get(key, {}):
+            self.fail(f"{where}, where the host that is looked for never was")
+        kept = self._kept.get((key, there.family), [])
+        known = [one for one in kept if one[0] < step.now - SETTLED_S]
+        newest = max((order for _, order, _ in known), default=0)
+        fresh = [place for _, order, place in kept if order >= newest]
+        if self._is_good() and there not in fresh:
+            self.fail(f"{where}, where the host that is looked for is no more")
+
+
+def place_of(terms: OpenTerms) -> Address:
+    """Where a registration says that its host is. Spec: R-10.2."""
+    at = (terms.alternatives or (terms.source,))[0]
+    return at if at.port else at.with_port(c.SIGNALING_PORT)
+
+
+class ApprovalCheck(Watcher):
+    """Who wants approvals passes nobody on, and answers nobody, without one for that connection."""
+
+    name = "approval"
+
+    def __init__(self, said: Said) -> None:
+        self._said = said
+        self._seen: dict[tuple[str, Cid], None] = {}
+
+    def on_step(self, step: Step) -> None:
+        """Look at each OPEN that was taken."""
+        event = step.event
+        if not isinstance(event, DatagramReceived) or event.data[4:5] != bytes([Open.TYPE]):
+            return
+        cid = Cid(event.data[16:32])
+        host, gate = host_of(step.machine), gate_of(step.machine)
+        if host is not None and host.answering.approvers:
+            if cid in host.connections and (step.site.name, cid) not in self._seen:
+                self._seen[step.site.name, cid] = None
+                if event.data[15] % 2 == 0:
+                    self._check(step, cid, event.data)
+        elif gate is not None and gate.context.box.relay and gate.context.box.relay.approvers:
+            passed = any(sent.data[4] == Open.TYPE for sent in sent_by(step.effects))
+            if passed and cid not in gate.passages:
+                self._check(step, cid, event.data)
+
+    def _check(self, step: Step, cid: Cid, data: bytes) -> None:
+        _, message = decode(data)
+        assert isinstance(message, Open)
+        terms = decode_body(OpenTerms, message.signed)
+        about = (cid, terms.from_key, terms.to_key, terms.service)
+        if self._said.approvals.get(terms.approval) != about:
+            self.fail(f"{step.site.name} takes {cid.hex()[:8]}, which nobody has approved")
+
+
+class PrivacyCheck(Watcher):
+    """No address of a NAT's inside appears outside; none of a hidden host where it is hidden from.
+
+    `is_inside`: whether an address, packed, is of the inside of a NAT with this name; `hidden`: the
+    addresses, packed, that a host with this address, packed, must not learn.
+    """
+
+    name = "privacy"
+
+    def __init__(
+        self,
+        is_inside: Callable[[str, bytes], bool],
+        hidden: Callable[[bytes], list[bytes]],
+    ) -> None:
+        self._is_inside = is_inside
+        self._hidden = hidden
+
+    def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
+        """A box that may rewrite sends a packet."""
+        gate = gate_of(site.machine)
+        header = header_of(raw)
+        if gate is None or header is None:
+            return
+        size = 4 if raw[0] >> 4 == 4 else 16
+        start = 12 if size == 4 else 8
+        ends = (raw[start : start + size], raw[start + size : start + 2 * size])
+        outwards = outwards and gate.context.box.nat is not None
+        if outwards and any(self._is_inside(site.name, end) for end in ends):
+            self.fail(f"{site.name} lets out a packet with an address of its inside")
+        for address in self._hidden(ends[1]):
+            if ends[0] == address or _tells(raw, address):
+                self.fail(f"{site.name} shows where a hidden host is")
+
+
+def _tells(raw: bytes, address: bytes) -> bool:
+    """Whether a signaling message holds an address: as CBOR has it, with its length in front."""
+    packet = packet_of(raw)
+    return packet is not None and bytes([0x40 + len(address) + 2]) + address in packet.payload

@@ -1,0 +1,60 @@
+"""Established connections survive moves: in peace, hosts move, and every open socket goes on.
+
+    all is well ── move ── every socket that was open is answered again ── move ── ...
+
+Some move hard (the old address is gone first), some softly, some together, and servers to another
+network and back. What an application has open at that moment must go on with the same socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from .clock import Clock
+from .host import HostBox
+from .mishaps import Mishaps, changed
+from .topology import Layout
+from .watch import Violation
+
+ROUNDS = 2
+
+SURVIVE_S_MAX = 16.0
+"""An OPEN's patience three times: the mover's first, to where the peer is no more, and again. A
+socket's is 19 s."""
+
+STEP_S = 0.5
+
+
+def survive(
+    layout: Layout, mishaps: Mishaps, let_pass: Callable[[float], None], clock: Clock
+) -> None:
+    """Move some hosts, some times. Raises Violation."""
+    chance = mishaps.place.chance.stream("moves in peace")
+    movers = layout.clients if "c" in layout.spec.mobile else []
+    movers = [*movers, *(layout.servers if "s" in layout.spec.mobile else [])]
+    for _ in range(ROUNDS):
+        let_pass(clock.now + chance.uniform(0.0, 3.0))
+        chosen = [host for host in movers if host.settings.virtual and chance.random() < 0.8]
+        open_now = [client for client in layout.wanted if client.is_open and client.can_survive]
+        began = clock.now
+        for host in chosen:
+            _move(host, mishaps, chance, clock)
+        while any(not client.went_on(began) for client in open_now):
+            broken = [client for client in open_now if client.progress.failed_at > began]
+            if broken:
+                raise Violation("survival", f"{broken[0].wanted}: its socket broke by a move")
+            if clock.now > began + SURVIVE_S_MAX:
+                late = [client for client in open_now if not client.went_on(began)]
+                raise Violation("survival", f"{late[0].wanted} stands still after a move")
+            let_pass(clock.now + STEP_S)
+
+
+def _move(host: HostBox, mishaps: Mishaps, chance: Random, clock: Clock) -> None:
+    network, interface = mishaps.network, host.interfaces[0]
+    if len(host.interfaces) > 1 and chance.random() < 0.5:
+        network.switch(interface, not interface.up)
+    else:
+        network.readdress(interface, keeps=chance.random() < 0.5)
+        clock.after(chance.uniform(1.0, 5.0), lambda: network.drop_former(interface))
+    changed(host)

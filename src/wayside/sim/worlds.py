@@ -1,0 +1,156 @@
+"""The worlds by name: what is in each, and what goes wrong there.
+
+The wild ones are drawn from the others. How a world is built is in topology.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """Who steers, and what is special. `rendezvous`: servers are asked for there.
+
+    `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
+    of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
+    common. `apart`: which known fault of the machines keeps it out of the turn.
+    """
+
+    rendezvous: bool = False
+    hides: bool = False
+    consent: bool = False
+    redirects: bool = False
+    servers: int = 2
+    own_ports: bool = False
+    apart: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a named world has. `faults`: the most in a schedule; `loss`: of all links, always.
+
+    `client_nats`, `server_nats`: NATs that take part, between these hosts and the core; `mobile`:
+    who moves, `c` and `s`.
+    """
+
+    about: str
+    near_clients: bool = False
+    near_servers: bool = False
+    nat: bool = False
+    rejects: bool = False
+    faults: int = 6
+    loss: float = 0.0
+    wild: bool = False
+    client_nats: int = 0
+    server_nats: int = 0
+    mobile: str = ""
+    more: More = field(default_factory=More)
+
+
+BACK = "a refresh during a move, and a late CONFIRM, take an end back to where it was"
+
+UNAPPROVED = "seed 5036: a host takes what nobody has approved, or its checker is wrong"
+
+WORLDS: dict[str, Spec] = {
+    "simple": Spec("two hosts and the network between them"),
+    "firewall-out": Spec("a firewall near the initiator", near_clients=True),
+    "firewall-in": Spec("a firewall near the responder", near_servers=True),
+    "firewall-both": Spec("a firewall near each", near_clients=True, near_servers=True),
+    "reject": Spec("a firewall and hosts that say no", near_clients=True, rejects=True),
+    "legacy-nat": Spec("a NAT on the path that knows no signaling", near_servers=True, nat=True),
+    "lossy": Spec(
+        "links that lose, delay and reorder all the time",
+        near_clients=True,
+        near_servers=True,
+        faults=2,
+        loss=0.15,
+    ),
+    "nat-out": Spec(
+        "a NAT before the initiators, and a firewall", near_servers=True, client_nats=1
+    ),
+    "nat-in": Spec(
+        "a server behind a NAT, found at a rendezvous",
+        server_nats=1,
+        more=More(rendezvous=True, servers=1),
+    ),
+    "nat-nested": Spec(
+        "two NATs of different owners, in a row or one at each end",
+        client_nats=2,
+        more=More(rendezvous=True),
+    ),
+    "mobile-server": Spec(
+        "servers that move, behind a firewall or not",
+        mobile="s",
+        near_servers=True,
+        more=More(rendezvous=True, apart=BACK),
+    ),
+    "both-move": Spec(
+        "clients and servers that move", mobile="cs", more=More(rendezvous=True, apart=BACK)
+    ),
+    "hidden-mobile-server": Spec(
+        "servers that move behind a rendezvous that hides them",
+        mobile="s",
+        more=More(rendezvous=True, hides=True, own_ports=True, apart=BACK),
+    ),
+    "offpath-firewall": Spec(
+        "servers whose home decides who may come, or lets all come through it",
+        rejects=True,
+        more=More(rendezvous=True, consent=True, own_ports=True, apart=UNAPPROVED),
+    ),
+    "firewall-redirect": Spec(
+        "a firewall that lets out by way of a relay only",
+        near_clients=True,
+        more=More(redirects=True),
+    ),
+    "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
+    "turmoil": Spec(
+        "NATs, moves and a rendezvous, and much going wrong",
+        faults=16,
+        wild=True,
+        more=More(apart=BACK),
+    ),
+}
+
+IN_TURN = tuple(name for name, spec in WORLDS.items() if not spec.more.apart)
+"""Those that seeds without a world are for."""
+
+_STEERED = ("nat-out", "nat-in", "nat-nested", "mobile-server", "both-move", "firewall-redirect")
+
+
+def drawn(name: str, chance: Random) -> Spec:
+    """The world as it is this time."""
+    spec = WORLDS[name]
+    if name == "turmoil":
+        found = _varied(WORLDS[chance.choice(_STEERED)], chance)
+        return replace(found, faults=spec.faults, loss=chance.choice((0.0, 0.0, 0.1)))
+    return _tamed(spec, chance) if spec.wild else _varied(spec, chance)
+
+
+def _varied(spec: Spec, chance: Random) -> Spec:
+    if spec.client_nats == 2 and chance.random() < 0.5:
+        more = replace(spec.more, servers=1)
+        return replace(spec, client_nats=1, server_nats=1, more=more)
+    if spec.client_nats == 2:
+        return replace(spec, more=replace(spec.more, rendezvous=chance.random() < 0.5))
+    if spec.client_nats or (spec.mobile and spec.near_servers):
+        return replace(spec, near_servers=chance.random() < 0.5)
+    if spec.more.consent:
+        steers = chance.random() < 0.4
+        return replace(spec, more=replace(spec.more, hides=steers, consent=not steers))
+    if spec.mobile == "cs":
+        return replace(spec, more=replace(spec.more, rendezvous=chance.random() < 0.8))
+    return spec
+
+
+def _tamed(spec: Spec, chance: Random) -> Spec:
+    """The wild world is one of the others, with more that goes wrong."""
+    rejects = chance.random() < 0.2
+    return replace(
+        spec,
+        near_clients=rejects or chance.random() < 0.6,
+        near_servers=chance.random() < 0.6,
+        rejects=rejects,
+        loss=chance.choice((0.0, 0.0, 0.1)),
+    )
