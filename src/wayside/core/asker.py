@@ -203,7 +203,10 @@ class Asker(Connection):
 
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
-        return self._move(self.agreement.wire, now)
+        here = self.agreement.wire.source
+        if self.attempt is not None and self._moves(self.attempt):
+            here = self.attempt.wire.source  # nobody has answered yet, but there we are
+        return self._move(replace(self.agreement.wire, source=here), now)
 
     def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
         """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
@@ -296,6 +299,27 @@ class Asker(Connection):
         effects = self._connected(attempt, wire, terms, confirm, now)
         if self._outside() != said:  # only now we know, and what we sign has to say it
             self.timers.start(Timer.REFRESH, now + CONFIRMED_S)
+        return effects + self._meet(now)
+
+    def _meet(self, now: float) -> list[Effect]:
+        """We have moved, and so has the other end, which said so meanwhile. Spec: R-5.4.6.
+
+        Our CONFIRM went to where it was. So it gets another where it says that it is, if that is
+        no more than came from there (R-7.5), and its rendezvous is asked.
+        """
+        offer, attempt, home = self.offer, self.attempt, self.agreement.home
+        wire = self.agreement.wire
+        if offer is None or offer.confirmed or offer.wire.destination == wire.destination:
+            return []
+        effects: list[Effect] = []
+        if attempt is not None and attempt.confirm is not None:
+            again = replace(attempt.confirm, destination=offer.towards)
+            if len(again.data) <= offer.credit:
+                offer.credit -= len(again.data)
+                effects.append(again)
+        if home is not None:
+            self.towards = home
+            effects += self._move(wire, now)
         return effects
 
     def _believed(self, header: Header, message: Accept, attempt: Attempt) -> AcceptTerms:

@@ -40,6 +40,7 @@ from .gate import Gate
 from .host import Host
 from .messages import Code, Open, OpenTerms, decode, encode
 from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash, source_of
+from .passage import Stage
 from .policy import PolicyAction
 from .rule import Cid
 from .way import Role, Way, lent_way, misplaced
@@ -126,7 +127,9 @@ class Rendezvous:
 
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
         cid, message = event.header.cid, event.message
-        if cid in self.gate.passages:
+        passage = self.gate.passages.get(cid)
+        asked_again = isinstance(message, Open) and passage and passage.stage is Stage.PENDING
+        if passage is not None and not asked_again:
             return self.gate.handle(event, now)
         if cid in self.host.connections:
             effects = self._from_host(self.host.handle(event, now))
