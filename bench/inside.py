@@ -16,6 +16,7 @@ from wayside.lab.enclosure import leave_with_the_outer_process
 
 MEASURES = {
     "bulk": ("bulk:measure", "TCP through host rebinding and gate pinhole"),
+    "through": ("through:measure", "TCP through a NAT, a relay and a hiding rendezvous"),
     "packets": ("packets:measure", "64-byte UDP packets a second, and what each look-up costs"),
     "crowd": ("crowd:measure", "both with 100,000 other connections in the tables"),
     "connects": ("connects:measure", "connect() of an unmodified application until established"),
@@ -25,6 +26,10 @@ MEASURES = {
     "unproved": ("unproved:measure", "what is sent to a source that has not proved itself"),
     "unaccepted": ("unaccepted:measure", "a gate's memory for OPENs that were never accepted"),
     "locations": ("locations:measure", "updates and look-ups of the location stores"),
+    "moves": ("handover:measure", "the gap that a hard move leaves, TCP and UDP, beside MPTCP's"),
+    "moves-far": ("handover:measure_far", "the same over long wires"),
+    "quic": ("quic:measure", "aioquic moves, through a default-drop gate"),
+    "thousand": ("thousand:measure", "connections that are kept through a thousand moves"),
     "gate-scale": ("scale_gate:measure", "a gate with a million connections, simulated"),
     "host-scale": ("scale_host:measure", "a host with 100,000 connections, simulated"),
     "rendezvous-scale": (
@@ -34,12 +39,26 @@ MEASURES = {
 }
 """By the name on the command line: module and function, and what it measures."""
 
+OUTSIDE = {"quic": "quic_install:install"}
+"""What has to be done before an enclosure begins, in the measure's folder."""
+
+
+def prepare(name: str, folder: Path) -> None:
+    """What OUTSIDE says. Raises WaysideError."""
+    if name in OUTSIDE:
+        cast("Callable[[Path], None]", named(OUTSIDE[name]))(folder)
+
+
+def named(place: str) -> object:
+    """What a module of this folder calls so: `module:name`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
 
 def main_inside(name: str, out: str, quick: str) -> None:
     """Measure one of MEASURES."""
     leave_with_the_outer_process()
-    module, _, function = MEASURES[name][0].partition(":")
-    measure = cast("Callable[[Bench], Iterator[Figure]]", getattr(import_module(module), function))
+    measure = cast("Callable[[Bench], Iterator[Figure]]", named(MEASURES[name][0]))
     for figure in measure(Bench(Path(out), quick == "True")):
         sys.stdout.write(msgspec.json.encode(figure).decode() + "\n")
         sys.stdout.flush()

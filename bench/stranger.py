@@ -16,7 +16,7 @@ from pathlib import Path
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, encode_body
 from wayside.core.constants import LIFETIME_S, SIGNALING_PORT
-from wayside.core.crypto import SigningKey, ephemeral_public
+from wayside.core.crypto import SigningKey, check_of, ephemeral_public
 from wayside.core.messages import (
     Accept,
     AcceptTerms,
@@ -36,6 +36,9 @@ from wayside.runtime.keyfile import read_certificate, read_key
 
 EPHEMERAL = ephemeral_public(bytes(31) + b"\x07")
 """One for all: boxes on the path do not look at it."""
+
+SHOWN = bytes(16)
+"""The proof of every CONFIRM: a gate compares it with what the ACCEPT said, and knows no more."""
 
 CLONE_NEWNET = 0x40000000
 
@@ -112,7 +115,7 @@ def make_accept(who: Party, asked: Asked, hops: tuple[Hop, ...], seq: int = 0) -
             from_key=who.key.public,
             open_hash=asked.hash,
             hops_hash=hops_hash(hops),
-            source=asked.source,
+            check=check_of(SHOWN),
             destination=asked.destination,
             ephemeral=EPHEMERAL,
             lifetime_s=int(LIFETIME_S),
@@ -124,7 +127,7 @@ def make_accept(who: Party, asked: Asked, hops: tuple[Hop, ...], seq: int = 0) -
 
 def make_confirm(cid: Cid, hops: tuple[Hop, ...], seq: int = 0) -> bytes:
     """A CONFIRM whose MAC only its responder could check; gates go by their tokens."""
-    return encode(Header(Confirm.TYPE, seq, cid), Confirm(bytes(32), bytes(16), hops))
+    return encode(Header(Confirm.TYPE, seq, cid), Confirm(bytes(32), bytes(16), SHOWN, hops))
 
 
 def socket_in(node: str, address: str, port: int = SIGNALING_PORT) -> socket.socket:

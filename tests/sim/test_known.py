@@ -10,9 +10,7 @@ import pytest
 from wayside.sim.world import World
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ends that move at once do not always find each other in time"
-)
+@pytest.mark.xfail(strict=True, reason="ends that move at once do not always meet in time")
 @pytest.mark.parametrize("seed", [31, 33, 39])
 def test_a_connection_goes_on_when_both_ends_move_at_once(seed: int) -> None:
     """R-5.4.6: the world `both-move` is therefore not among those that take turns."""

@@ -70,8 +70,9 @@ def check_open(
     try:
         terms = decode_body(OpenTerms, message.signed)
         flow = Flow(terms.transport, terms.source, terms.destination)
-        told = event.destination.ip.is_unspecified
-        here = terms.destination if told else event.destination.with_port(terms.destination.port)
+        here = event.destination.with_port(terms.destination.port)
+        if here.ip.is_unspecified or here.family != terms.destination.family:
+            here = terms.destination
         there = Flow(terms.transport, source_of(terms, message.hops), here)
     except (DecodeError, ValueError):
         return DropReason.MALFORMED
