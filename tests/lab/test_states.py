@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wayside.core.ends import Initiator
-from wayside.core.ends import Responder
+from wayside.core.ends import Initiator, Responder
 from wayside.lab.states import document
 
 STATES = Path(__file__).resolve().parents[2] / "docs" / "states.md"

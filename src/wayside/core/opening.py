@@ -70,13 +70,10 @@ def check_open(
     try:
         terms = decode_body(OpenTerms, message.signed)
         flow = Flow(terms.transport, terms.source, terms.destination)
-        here = event.destination.with_port(terms.destination.port)
-        if here.ip.is_unspecified or here.family != terms.destination.family:
-            here = terms.destination
-        there = Flow(terms.transport, source_of(terms, message.hops), here)
+        source = source_of(terms, message.hops)
     except (DecodeError, ValueError):
         return DropReason.MALFORMED
-    if not (is_sound(flow) and is_sound(there)):
+    if not (is_sound(flow) and is_source(source, flow)):
         return DropReason.ADDRESS
     if terms.sealed and (terms.transport not in RIDES or event.header.seq != 0):
         return DropReason.MALFORMED
@@ -127,6 +124,14 @@ def is_sound(flow: Flow) -> bool:
         return False
     has_ports = flow.transport is not Transport.NONE
     return (flow.source.port != 0) is has_ports and flow.source != flow.destination
+
+
+def is_source(source: Address, flow: Flow) -> bool:
+    """Whether packets of this flow may come from here, behind boxes that rewrote it. R-2.6."""
+    has_ports = flow.transport is not Transport.NONE
+    signals = flow.transport is Transport.UDP and source.port == c.SIGNALING_PORT
+    fits = source.family == flow.family and (source.port != 0) is has_ports and not signals
+    return fits and _is_unicast(source.ip)
 
 
 @lru_cache(maxsize=4096)  # 3 us each time, and four times a connection
