@@ -242,7 +242,7 @@ def record_of(installed: InstalledRule, passage: Passage | None) -> ConnectionRe
     return ConnectionRecord(
         cid=rule.owner.hex(),
         peer=str(near.source.ip),
-        service=words[3] if len(words) > 3 else "",
+        service=words[5] if len(words) > 5 else "",
         transport=near.transport.name.lower(),
         state=state if rule.note else "",
         flow=str(near).partition(" ")[2],
