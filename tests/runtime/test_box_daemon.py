@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wayside.core.address import Address, Flow, Transport
+from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import InstalledRule
 from wayside.runtime.box_daemon import record_of
@@ -10,7 +11,10 @@ from wayside.runtime.box_daemon import record_of
 CID = Cid(bytes(range(16)))
 NEAR = Flow(Transport.TCP, Address.parse("10.1.0.2:4000"), Address.parse("10.3.0.2:443"))
 FAR = Flow(Transport.TCP, Address.parse("10.2.0.2:4001"), Address.parse("10.3.0.2:443"))
-NOTE = "2 120 010203040506 https web"
+PASSAGE = Passage(
+    CID, Stage.LIVE, Crossing(NEAR, FAR), Seqs([2, -1]), 0.0, 120.0, b"pair..", "https", "web"
+)
+NOTE = PASSAGE.rules(120.0)[0].note
 
 
 def installed(rule: Rule) -> InstalledRule:
