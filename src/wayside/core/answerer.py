@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
+from typing import TYPE_CHECKING
 
 from . import constants as c
 from .address import Address, Flow
@@ -43,6 +44,9 @@ from .opening import SIGNATURE_CONTEXT, CheckedOpen, source_of
 from .route import hops_hash
 from .saved import save
 from .timers import Timer
+
+if TYPE_CHECKING:  # which imports offers
+    from .asker import Attempt
 
 ANSWER_WAIT_S = 0.03
 """An application on this host that answers a datagram does it in a millisecond; be generous."""
@@ -76,6 +80,7 @@ class Answerer(Connection):
     """What an end does that is asked."""
 
     __slots__ = ()
+    attempt: Attempt | None
     offer: Offer | None
 
     def answer(self, opened: CheckedOpen, event: MessageReceived, now: float) -> list[Effect]:
@@ -216,7 +221,10 @@ class Answerer(Connection):
         signed = self._terms(offer, offer.hops)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         datagram = encode(header, Accept(signed, signature, offer.hops))
-        return SendDatagram(datagram, offer.towards, offer.wire.source)
+        # From where we are: if we have left since, who asked finds us by it. Spec: R-5.4.6.
+        attempt = self.attempt
+        here = attempt.wire.source if attempt and attempt.message else offer.wire.source
+        return SendDatagram(datagram, offer.towards, here)
 
     def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
         """What we agree to when an OPEN came by these hops. Spec: R-5.2."""

@@ -288,8 +288,8 @@ class Asker(Connection):
             return self._drop(event, DropReason.SIGNATURE)
         except ValueError:
             return self._drop(event, DropReason.ADDRESS)
-        if attempt.confirm is not None:
-            return [attempt.confirm]
+        if attempt.confirm is not None:  # to where it comes from: the other end may have left
+            return [replace(attempt.confirm, destination=event.source)]
         confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
         said = self._outside()
