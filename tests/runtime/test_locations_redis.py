@@ -306,7 +306,7 @@ async def write_while_a_master_dies(store: RedisLocations, master: Node) -> list
 
 async def confirmed(store: RedisLocations, key: bytes) -> bool:
     """Whether a write is acknowledged, at last: a replica that is back has to catch up first."""
-    for order in range(2, 6):
+    for order in range(2, 22):
         with suppress(LocationUnconfirmed):
             return await store.put(key, b"r", order, 600)
     return False
