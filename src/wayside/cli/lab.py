@@ -47,7 +47,7 @@ def run(
 @click.command()
 @click.option("--out", type=OUT, help="Directory for the ladder and the logs.")
 def demo(out: Path | None) -> int:
-    """Show the life of one connection through a firewall: refused, allowed, used, closed."""
+    """Show a laptop behind a NAT, a server found by name, and a move in mid-download."""
     from wayside.lab.demo import main_demo
 
     return main_demo(out=out)
