@@ -103,18 +103,16 @@ class Answerer(Connection):
             return [] if self.state is State.ANSWERING else self._accept(now)
         if self.state is not State.IDLE and not self._continues(opened, message):
             return self._drop(event, DropReason.STALE)
-        if offer is not None and holds(
-            offer.key, message.mac, opened.header.signing, message.signed
-        ):
-            # Its CONFIRM was lost, but it has our ACCEPT: what we say next has to fit that.
-            self.keys.add(offer.seq, offer.key)
-            self.towards, self.hops = offer.towards, offer.hops
+        effects: list[Effect] = []
+        if offer is not None and not offer.confirmed and _shows(offer, opened, message):
+            offer.confirmed = True  # the CONFIRM was lost, but the ACCEPT was believed: R-5.4.3
+            effects = self._confirmed(offer, now)
         try:
             self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
         if self.state is not State.IDLE:
-            return [save(self), *self._accept(now)]
+            return [*effects, save(self), *self._accept(now)]
         if data:
             self._enter(State.ANSWERING)
             self.timers.start(Timer.OFFER, now + ANSWER_WAIT_S)
@@ -321,6 +319,11 @@ class Answerer(Connection):
                 return self._end("never confirmed", now)
             case _:
                 return super()._on_timer(timer, now)
+
+
+def _shows(offer: Offer, opened: CheckedOpen, message: Open) -> bool:
+    """Whether who sent a later OPEN has the key that our ACCEPT gave it."""
+    return holds(offer.key, message.mac, opened.header.signing, message.signed)
 
 
 def boxes(of: Open | Offer) -> list[tuple[bytes, int]]:

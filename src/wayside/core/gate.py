@@ -295,7 +295,7 @@ class Gate:
             return [onward]
         if known.stage is Stage.LIVE and known.moving and known.moving[0] == event.header.seq:
             return [ChangeRules(known.cid, remove=self._stay(known)), onward]
-        if known.stage is not Stage.PENDING:
+        if known.stage is not Stage.PENDING or known.seqs.is_old(event.header.seq):
             return [onward]
         return [*self._end(known, "refused further on", now), onward]
 

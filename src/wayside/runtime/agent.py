@@ -38,6 +38,7 @@ from wayside.core.messages import Redirect, RedirectTerms, decode
 from wayside.core.rule import Cid
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.packets import Packet
+from wayside.kernel.recovery import recover
 
 from .applications import Applications
 from .asking import Asking
@@ -48,7 +49,6 @@ from .eventlog import EventLog
 from .helper_client import Helper, HostSetup
 from .moves import Moves
 from .names import service_of
-from .recovery import recover
 from .registering import Registrations
 from .reports import log_report
 from .silence import Silence
@@ -89,7 +89,10 @@ class Agent:
         )
         await self.helper.setup_host(setup)
         sockets = await self.helper.open_sockets("host", self.config.listen)
-        found = recover(self.host, self.store, await self.helper.rules(), time.monotonic())
+        installed, stored = await self.helper.rules(), self.store.connections()
+        found = recover(self.host, stored, installed, time.monotonic())
+        for cid in found.forgotten:
+            self.store.forget(cid)
         if found.changes:
             await self.helper.apply(found.changes)
         if found.connections:

@@ -174,6 +174,8 @@ class Driver:
         except KernelError as error:
             _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
             if effect.put:
+                if effect.remove:  # which is no less due
+                    self._change(ChangeRules(effect.cid, remove=effect.remove), [])
                 self.deliver(RulesFailed(effect.cid, str(error)))
                 return
         self._changed(effect, rest)

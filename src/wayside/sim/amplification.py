@@ -37,8 +37,9 @@ class AmplificationCheck(Watcher):
 
     What one sends to an address is paid for by what came from there, or, when a message is passed
     on, by that message. Free are addresses that one's own user chose, the destination of what is
-    in transit, and those that have proved themselves: by a cookie that was sent there, or by a
-    CONFIRM that the box at this address made or passed on.
+    in transit, and those that have proved themselves: by a cookie that was sent there, by a
+    CONFIRM that the box at this address made or passed on, or by the key of an ACCEPT that came
+    there.
     """
 
     name = "amplification"
@@ -100,6 +101,11 @@ class AmplificationCheck(Watcher):
         for at in range(data[6] if len(data) > c.HEADER_BYTES else 0):
             start = c.HEADER_BYTES + at * c.PROOF_BYTES
             if (account, data[start : start + c.PROOF_BYTES]) in self._cookies:
+                self._free.add(account)
+        if data[4:5] == bytes([Open.TYPE]):
+            message = _decoded(data)
+            shown = self._said.proves(message) if isinstance(message, Open) else None
+            if shown is not None and shown.ip == event.source.ip:
                 self._free.add(account)
         confirms = data[4:5] == bytes([Confirm.TYPE])
         if confirms and (self._name_of(event.source.ip), data) in self._said.passed_on:

@@ -210,6 +210,8 @@ class Driver:
         if not self._alive:
             return
         if error is not None and effect.put:
+            if effect.remove:  # which is no less due
+                self._change(ChangeRules(effect.cid, remove=effect.remove), [])
             self.deliver(RulesFailed(effect.cid, str(error)))
             return
         self._changed(effect, rest)

@@ -31,11 +31,11 @@ from wayside.core.messages import Code
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Action, Cid
-from wayside.core.saved import read_saved
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.icmp import translate_error
 from wayside.kernel.packets import Packet, build_refusal
-from wayside.kernel.plan import Change, KernelError, Remove
+from wayside.kernel.plan import Change, KernelError
+from wayside.kernel.recovery import recover
 
 from .box import Box, Driver
 from .gate import CountingQuota
@@ -157,11 +157,11 @@ class HostBox(Box):
             self.quota,
             virtual,
         )
-        orphans = self._recover(machine) if settings.virtual else []
+        changes = self._recover(machine) if settings.virtual else []
         self.driver = Driver(self, machine)
         self.driver.start()
-        if orphans:
-            self.kernel.submit(orphans, _whatever)
+        if changes:
+            self.kernel.submit(changes, _whatever)
         self._ruled = dict.fromkeys(machine.connections)
         if settings.virtual:
             self._watch_silence(self.driver, machine, Silence())
@@ -195,17 +195,11 @@ class HostBox(Box):
         return machine if isinstance(machine, Host) else None
 
     def _recover(self, machine: Host) -> list[Change]:
-        """As runtime/recovery.py: a connection goes on when kernel and store both have it."""
-        installed = self.rules
-        held = {found.rule.owner for found in installed}
-        kept: set[Cid] = set()
-        for cid, raw in list(self.durable.saved.items()):
-            if cid not in held:
-                del self.durable.saved[cid]
-                continue
-            machine.restore(cid, read_saved(raw), self.local.now)
-            kept.add(cid)
-        return [Remove(found.rule) for found in installed if found.rule.owner not in kept]
+        stored = list(self.durable.saved.items())
+        found = recover(machine, stored, self.rules, self.local.now)
+        for cid in found.forgotten:
+            del self.durable.saved[cid]
+        return found.changes
 
     def _close_what_ended(self, machine: Host) -> None:
         """Connections of TCP sockets that went away while nobody looked."""

@@ -53,6 +53,7 @@ class ProofCheck(Watcher):
         confirm = _confirm_in(step)
         if confirm is not None:
             self._note(step, *confirm)
+        self._note_open(step)
         for effect in step.effects:
             for rule in effect.put if isinstance(effect, ChangeRules) else ():
                 if speaks(step.machine, rule.owner) is None:
@@ -65,6 +66,19 @@ class ProofCheck(Watcher):
         if terms is not None and (header.cid, message.mac) in self._said.confirms:
             source = source_behind(message.hops, terms.source)
             self._proved.setdefault((step.site.name, header.cid), {})[source] = None
+
+    def _note_open(self, step: Step) -> None:
+        """An OPEN under the key of an ACCEPT whose CONFIRM was lost. Spec: R-5.4.3."""
+        event = step.event
+        if not isinstance(event, DatagramReceived) or event.data[4:5] != bytes([Open.TYPE]):
+            return
+        try:
+            header, message = decode(event.data)
+        except DecodeError:
+            return
+        shown = self._said.proves(message) if isinstance(message, Open) else None
+        if shown is not None:
+            self._proved.setdefault((step.site.name, header.cid), {})[shown] = None
 
     def _check_end(self, step: Step, rule: Rule) -> None:
         host = host_of(step.machine)

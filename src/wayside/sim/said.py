@@ -115,6 +115,10 @@ class Said(Watcher):
         self.flows = _Flows()
         self.agreed: dict[Cid, Flow] = {}
         """The last flow that a responder agreed to, from initiator to responder."""
+        self.shown: dict[tuple[Cid, int], Address] = {}
+        """By cid and seq: from where whoever believed the ACCEPT to it sends, as its peer sees."""
+        self.vouched: dict[bytes, tuple[Cid, int]] = {}
+        """By the terms of an OPEN: which ACCEPT's key is in its MAC."""
         self._wishes: set[tuple[str, Cid, Address]] = set()
         self._opens: dict[tuple[Cid, int], OpenTerms] = {}
 
@@ -219,6 +223,9 @@ class Said(Watcher):
             self.asked[header.cid] = Asked(step.site.name, header.cid, terms)
         self.signed.add(message.signed)
         self._opens[header.cid, header.seq] = terms
+        host = speaks(step.machine, header.cid)
+        assert host is not None
+        self.vouched[message.signed] = (header.cid, host.connections[header.cid].keys.seq)
         before = self._opens.get((header.cid, header.seq - 2))
         if header.seq % 2 or (before is not None and before.source != terms.source):
             self.flows.moved[header.cid] = None
@@ -261,6 +268,14 @@ class Said(Watcher):
         wire = _wire(step, header.cid)
         self._consents(step, header.cid, Flow(wire.transport, here or wire.source, there))
         self._wishes.add((step.site.name, header.cid, there))
+        asked = self._opens.get((header.cid, header.seq))
+        if asked is not None:
+            source = source_behind(message.hops, asked.source)
+            self.shown.setdefault((header.cid, header.seq), source)
+
+    def proves(self, message: Open) -> Address | None:
+        """Where who made this OPEN has shown that it receives: it has the ACCEPT's key. R-5.4.3."""
+        return self.shown.get(self.vouched.get(message.signed, (Cid(b""), -1)))
 
     def _consents(self, step: Step, cid: Cid, flow: Flow) -> None:
         site, key = step.site.name, five_tuple(flow)
