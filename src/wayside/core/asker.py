@@ -468,7 +468,8 @@ class Asker(Connection):
         if terms.key and self.state is State.OPENING and not by_peer:
             self.agreement = replace(self.agreement, peer=PeerIdentity(terms.key))
         elif not terms.relay and self.state is State.OPENING:
-            self.agreement = replace(self.agreement, home=self.towards)
+            home = self.agreement.home or self.towards  # which may be asked again and again
+            self.agreement = replace(self.agreement, home=home)
         self.towards = there
         wire = attempt.wire
         if not terms.relay:

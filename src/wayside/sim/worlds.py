@@ -139,8 +139,6 @@ def _varied(spec: Spec, chance: Random) -> Spec:
     if spec.more.consent:
         steers = chance.random() < 0.4
         return replace(spec, more=replace(spec.more, hides=steers, consent=not steers))
-    if spec.mobile == "cs":
-        return replace(spec, more=replace(spec.more, rendezvous=chance.random() < 0.8))
     return spec
 
 
