@@ -145,8 +145,8 @@ def test_nobody_else_can_take_over_a_connection_that_is_not_confirmed_yet(seq: i
     unmoved(pair, there, DropReason.STALE)
 
 
-@pytest.mark.parametrize("seq", [1, 2, 2**64 - 1])
-def test_not_even_the_peer_can_refresh_what_is_not_confirmed_yet(seq: int) -> None:
+@pytest.mark.parametrize("seq", [1, 2**64 - 1])
+def test_seqs_of_the_other_kind_refresh_nothing_that_is_not_confirmed_yet(seq: int) -> None:
     """R-5.4.2: there is no agreed key yet, whatever MAC it shows."""
     pair = offered()
     wire = pair.connection("c").agreement.wire

@@ -101,16 +101,21 @@ class Answerer(Connection):
             offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
             offer.towards, offer.hops = event.source, message.hops
             return [] if self.state is State.ANSWERING else self._accept(now)
-        if self.state is not State.IDLE and not self._continues(opened, message):
-            return self._drop(event, DropReason.STALE)
         effects: list[Effect] = []
+        anew = self.state is State.OFFERED and self._is_anew(opened)
+        if self.state is not State.IDLE and not anew and not self._continues(opened, message):
+            return self._drop(event, DropReason.STALE)
         if offer is not None and not offer.confirmed and _shows(offer, opened, message):
             offer.confirmed = True  # the CONFIRM was lost, but the ACCEPT was believed: R-5.4.3
             effects = self._confirmed(offer, now)
+        elif anew:
+            effects = self._go_over(self._wire(event, opened), now)
         try:
             self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:
             return self._drop(event, DropReason.SIGNATURE)
+        if self.state is State.OFFERED:
+            return [*effects, *self._accept(now)]
         if self.state is not State.IDLE:
             return [*effects, save(self), *self._accept(now)]
         if data:
@@ -121,6 +126,22 @@ class Answerer(Connection):
         self._enter(State.OFFERED)
         self.timers.start(Timer.GIVE_UP, now + c.PENDING_S)
         return self._accept(now)
+
+    def _is_anew(self, opened: CheckedOpen) -> bool:
+        """Whether who asked asks again before its CONFIRM: it was sent on, or moved. R-5.4.2."""
+        about, terms, seq = self.agreement, opened.terms, opened.header.seq
+        same = (about.peer.key, about.service, about.wire.transport)
+        theirs = self.offer is not None and seq > self.offer.seq and seq % 2 != self.PARITY
+        return theirs and (terms.from_key, terms.service, terms.transport) == same
+
+    def _go_over(self, wire: Flow, now: float) -> list[Effect]:
+        """Offer it for other packets; nothing goes back to the old place any more."""
+        before = self.agreement
+        local = wire if before.local == before.wire else before.local
+        self.agreement = replace(before, wire=wire, local=local)
+        self.timers.start(Timer.GIVE_UP, now + c.PENDING_S)
+        gone = before.inbound if wire != before.wire else ()
+        return [ChangeRules(before.cid, remove=gone)] if gone else []
 
     def _continues(self, opened: CheckedOpen, message: Open) -> bool:
         """Whether a later OPEN comes from who holds the key of this connection. Spec: R-5.4.2."""

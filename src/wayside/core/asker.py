@@ -191,8 +191,7 @@ class Asker(Connection):
             case Timer.GIVE_UP if self.state is State.CONNECTED:
                 self.timers.stop(Timer.RETRANSMIT)
                 if self.attempt is not None and self._moves(self.attempt):
-                    here = self.attempt.wire.source
-                    return self._move(replace(self.agreement.wire, source=here), now)
+                    return self._move(self.attempt.wire, now)
                 if self.PARITY == 0:
                     self.timers.start(Timer.REFRESH, now + self.lifetime_s / 6)
                 return []
@@ -203,10 +202,10 @@ class Asker(Connection):
 
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
-        here = self.agreement.wire.source
-        if self.attempt is not None and self._moves(self.attempt):
-            here = self.attempt.wire.source  # nobody has answered yet, but there we are
-        return self._move(replace(self.agreement.wire, source=here), now)
+        attempt = self.attempt
+        if attempt is not None and attempt.message is not None:
+            return self._move(attempt.wire, now)  # not answered yet, but there we are, or the peer
+        return self._move(self.agreement.wire, now)
 
     def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
         """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
@@ -416,7 +415,9 @@ class Asker(Connection):
             return self._drop(event, DropReason.UNEXPECTED)
         attempt.challenges += 1
         attempt.proofs[issuer] = message.proof
-        return [self._open_datagram(attempt, attempt.message)]
+        again, home = self._open_datagram(attempt, attempt.message), self.agreement.home
+        asked_home = home is not None and event.source.ip == home.ip
+        return [replace(again, destination=home) if home and asked_home else again]
 
     def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
         """On the path of an OPEN anybody may say no; later only who is known. Spec: R-5.6."""

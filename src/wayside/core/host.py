@@ -280,14 +280,14 @@ class Host:
         now: float,
     ) -> list[Effect]:
         """Let an end answer; a new one is kept, and takes the place of what was there."""
+        before = connection.agreement
         answered = connection.answer(opened, event, now)
         about = connection.agreement
         dropped = len(answered) == 1 and isinstance(answered[0], Dropped)
         if not dropped:
             self._spent.add(about.cid, event.header.seq, now)
         if about.cid in self.connections:
-            self._watch(connection)
-            return answered
+            return self._stepped(connection, before, answered, now)
         if dropped:
             self._release(connection)
             return answered
@@ -313,7 +313,12 @@ class Host:
 
     def _step(self, connection: Connection, event: ConnectionEvent, now: float) -> list[Effect]:
         before = connection.agreement
-        effects = connection.handle(event, now)
+        return self._stepped(connection, before, connection.handle(event, now), now)
+
+    def _stepped(
+        self, connection: Connection, before: Agreement, effects: list[Effect], now: float
+    ) -> list[Effect]:
+        """Keep the books of a connection that may have moved, or ended."""
         if connection.agreement is not before:
             self._unindex(before)
             self._quota.release(before.wire.destination.ip)

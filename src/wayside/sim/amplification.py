@@ -9,6 +9,7 @@ from wayside.core.address import IP, Address
 from wayside.core.codec import DecodeError, decode_body
 from wayside.core.events import DatagramReceived, LocationFound, OpenRequested
 from wayside.core.messages import (
+    Accept,
     Challenge,
     Confirm,
     Message,
@@ -23,6 +24,11 @@ from .watch import Step, Watcher
 
 RECORD_BYTES_MAX = 350
 """What a box adds to an OPEN: its own record, with a full token, and up to 3 bytes of pad."""
+
+RETURNED_BYTES_MAX = 24
+"""What a box that rewrites the destination adds to an ACCEPT: an address, and CBOR around it."""
+
+_ADDED = {Open.TYPE: RECORD_BYTES_MAX, Accept.TYPE: RETURNED_BYTES_MAX}
 
 _Account = tuple[str, int, int]
 """A box, and the address and port of whom it hears of or sends to."""
@@ -71,7 +77,7 @@ class AmplificationCheck(Watcher):
             account = _account(name, to)
             if account in self._free or to == towards:
                 continue
-            room = relayed + (RECORD_BYTES_MAX if datagram.data[4] == Open.TYPE else 0)
+            room = relayed + _ADDED.get(datagram.data[4], 0)
             if relayed and event_source != to and size <= room:
                 relayed = max(0, relayed - size)
                 continue

@@ -208,6 +208,8 @@ class AuthenticationCheck(Watcher):
                 return
             case Confirm() if (cid, message.mac) in said.confirms:
                 return
+            case Open() if said.proves(message) is not None:
+                return
             case _:
                 kind = type(message).__name__.upper()
                 self.fail(f"{step.site.name} is connected by a {kind} that its peer never said")

@@ -56,7 +56,10 @@ class Impostor(OnPath):
         _, header, message, _ = seen
         if not isinstance(message, Open):
             return None
-        terms = decode_body(OpenTerms, message.signed)
+        try:
+            terms = decode_body(OpenTerms, message.signed)
+        except DecodeError:  # another adversary has been there
+            return None
         return (header, message, terms) if self.is_of_use(terms) else None
 
     def is_of_use(self, terms: OpenTerms) -> bool:

@@ -56,5 +56,10 @@ def _move(host: HostBox, mishaps: Mishaps, chance: Random, clock: Clock) -> None
         network.switch(interface, not interface.up)
     else:
         network.readdress(interface, keeps=chance.random() < 0.5)
-        clock.after(chance.uniform(1.0, 5.0), lambda: network.drop_former(interface))
+        clock.after(chance.uniform(1.0, 5.0), lambda: _drop_former(host, mishaps))
+    changed(host)
+
+
+def _drop_former(host: HostBox, mishaps: Mishaps) -> None:
+    mishaps.network.drop_former(host.interfaces[0])
     changed(host)
