@@ -221,6 +221,27 @@ def ask_again(pair: Pair, node: str) -> None:
 
 
 @pytest.mark.parametrize("mover", ["c", "s"])
+def test_who_asks_under_the_key_of_an_accept_has_confirmed_it(mover: str) -> None:
+    """R-5.4.3: its CONFIRM was lost, so the other end would go on talking to the old address."""
+    pair = Pair().open()
+    other = "s" if mover == "c" else "c"
+    pair.lose[Confirm] = 100
+    new = move(pair, mover)
+    pair.run(0.1)
+    before = pair.connection(other).agreement.wire
+    assert before.destination.ip != new
+    ask_again(pair, mover)
+    pair.run(0.05)
+    about = pair.connection(other).agreement
+    assert about.wire.destination == Address(new, before.destination.port)
+    assert pair.kernel[other][about.local].rewrite == about.wire
+    pair.lose[Confirm] = 0
+    pair.run(300)
+    assert pair.is_up
+    agree(pair)
+
+
+@pytest.mark.parametrize("mover", ["c", "s"])
 @pytest.mark.parametrize("gates", [0, 1])
 def test_a_replay_of_an_old_move_moves_nobody_back(gates: int, mover: str) -> None:
     """R-5.4.2, R-5.3.2, R-7.6: its OPEN and its CONFIRM, after the next move."""

@@ -163,6 +163,29 @@ def test_seqs_of_the_other_kind_refresh_nothing_that_is_not_confirmed_yet(seq: i
         unmoved(pair, data, DropReason.STALE, pair.own["c"][0])
 
 
+def test_who_asks_anew_before_its_confirm_is_answered_where_it_is_now() -> None:
+    """R-5.4.2: it moved, or was sent on, and the responder knows of the first OPEN only."""
+    pair = offered()
+    before, lost = pair.connection("s").agreement, pair.connection("c").agreement.wire
+    data = make_open(
+        pair.c.context.key,
+        pair.s.context.key.public,
+        ELSEWHERE.with_port(40000),
+        lost.destination,
+        cid=pair.cid,
+        seq=2,
+    )
+    effects = pair.inject("s", data, ELSEWHERE)
+    about = pair.connection("s").agreement
+    assert about.wire.destination == ELSEWHERE.with_port(40000)
+    assert about.local == before.local
+    assert set(pair.kernel["s"]) == {about.wire.reversed()}
+    said = [sent for effect in effects for sent in getattr(effect, "then", ())]
+    assert [sent.destination for sent in said] == [ELSEWHERE]
+    pair.run(6)
+    assert pair.kernel["s"] == {}
+
+
 @pytest.mark.parametrize("seq", [0, 1, 2, 2**64 - 1])
 def test_nobody_else_can_refresh_a_connection(seq: int) -> None:
     """R-5.4.2: a higher seq, the same key, the right MAC; anything else is stale."""

@@ -19,7 +19,7 @@ from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
-from wayside.core.events import OpenRequested
+from wayside.core.events import OpenRequested, RulesFailed
 from wayside.core.forwarding import Forwarding
 from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
@@ -30,6 +30,9 @@ from wayside.core.rule import Action, Rule
 from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Role
 from wayside.kernel.memory import MemoryDataPlane
+from wayside.kernel.recovery import Recovered, recover
+from wayside.sim import host as sim_host
+from wayside.sim.box import Driver
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -345,3 +348,49 @@ def host_that_never_says_that_it_moved(patch: pytest.MonkeyPatch) -> None:
     """Goes on as if it still had its address."""
     patch.setattr(Initiator, "_on_sources_changed", nothing)
     patch.setattr(Responder, "_on_sources_changed", nothing)
+
+
+def gate_that_heeds_late_refusals(patch: pytest.MonkeyPatch) -> None:
+    """R-5.6.4: what was refused under an earlier seq ends what is pending under a later one."""
+    patch.setattr(Seqs, "is_old", lambda *_: False)
+
+
+def driver_that_gives_up(patch: pytest.MonkeyPatch) -> None:
+    """A kernel that will not put a rule is not asked to remove one either."""
+
+    def answered(self: Driver, effect: ChangeRules, rest: list[Effect], error: Any) -> None:
+        if error is not None and effect.put:
+            self.deliver(RulesFailed(effect.cid, str(error)))
+        else:
+            self._changed(effect, rest)
+
+    patch.setattr(Driver, "_answered", answered)
+
+
+def host_that_leaves_old_ways(patch: pytest.MonkeyPatch) -> None:
+    """R-6.5: after a restart it does not look for rules from before a move."""
+
+    def recovered(*args: Any) -> Recovered:
+        found = recover(*args)
+        kept = set(args[0].connections)
+        changes = [one for one in found.changes if one.rule.owner not in kept]
+        return replace(found, changes=changes)
+
+    patch.setattr(sim_host, "recover", recovered)
+
+
+def initiator_that_forgets_its_peers_home(patch: pytest.MonkeyPatch) -> None:
+    """R-5.7.2: who was sent on twice takes where it was sent at first for the home."""
+    redirected = Initiator._on_redirect
+
+    def on_redirect(self: Initiator, *args: Any) -> list[Effect]:
+        if self.state is State.OPENING:
+            self.agreement = replace(self.agreement, home=None)
+        return redirected(self, *args)
+
+    patch.setattr(Initiator, "_on_redirect", on_redirect)
+
+
+def responder_that_waits_for_its_confirm(patch: pytest.MonkeyPatch) -> None:
+    """R-5.4.2: before the first CONFIRM it hears of nothing else."""
+    patch.setattr(Responder, "_is_anew", lambda *_: False)

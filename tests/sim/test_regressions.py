@@ -71,6 +71,69 @@ REGRESSIONS = {
         broken.host_that_believes_hops,
         "agreement",
     ),
+    "a-late-refusal": Regression(
+        "nat-nested",
+        1485,
+        (),
+        "A REDIRECT that was said twice ended, at two NATs, what its second OPEN had just got"
+        " (R-5.6.4). As nothing was lost, every attempt went the same way.",
+        broken.gate_that_heeds_late_refusals,
+        "liveness",
+    ),
+    "a-refused-rule-beside-one-to-remove": Regression(
+        "simple",
+        528,
+        (
+            Fault(Kind.MOVE, 6.598, 1.041, "c1", 0.0),
+            Fault(Kind.REFUSE_RULES, 7.93, 2.881, "s2", 0.816),
+        ),
+        "A kernel that refused a new rule kept the one from before a move for ever.",
+        broken.driver_that_gives_up,
+        "lifetime",
+    ),
+    "killed-after-a-move": Regression(
+        "firewall-out",
+        229,
+        (
+            Fault(Kind.MOVE, 13.159, 0.762, "c1", 0.0),
+            Fault(Kind.KILL, 14.581, 0.226, "c1", 0.0),
+        ),
+        "A restarted agent did not know the rule that still let packets in from before a move"
+        " (R-6.5), and left it when the connection ended.",
+        broken.host_that_leaves_old_ways,
+        "lifetime",
+    ),
+    "sent-on-twice": Regression(
+        "both-move",
+        150,
+        (Fault(Kind.POWER, 5.255, 5.103, "s2", 0.0),),
+        "Who was sent on twice before it was answered took the first place for the peer's home,"
+        " and found it no more when it moved.",
+        broken.initiator_that_forgets_its_peers_home,
+        "survival",
+    ),
+    "moved-before-the-first-confirm": Regression(
+        "both-move",
+        248,
+        (Fault(Kind.POWER, 2.52, 0.57, "s1", 0.0),),
+        "A server that had lost power took a refresh for a new connection, and then did not hear"
+        " the client from where it had moved (R-5.4.2).",
+        broken.responder_that_waits_for_its_confirm,
+        "survival",
+    ),
+    "a-lost-confirm-of-a-move": Regression(
+        "lossy",
+        1818,
+        (Fault(Kind.MOVE, 10.843, 0.552, "c1", 0.0),),
+        "The next OPEN agreed to the key of a move whose CONFIRM was lost, but not to its"
+        " addresses (R-5.4.3).",
+    ),
+    "a-link-down-for-a-moment": Regression(
+        "mobile-server",
+        140,
+        (Fault(Kind.LINK_DOWN, 6.33, 0.35, "s2", 0.0),),
+        "An end that went over to other addresses by an OPEN was counted where it had been.",
+    ),
 }
 
 

@@ -42,6 +42,7 @@ from .events import DataAnswered, MessageReceived
 from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, OpenTerms, encode
 from .opening import SIGNATURE_CONTEXT, CheckedOpen, source_of
 from .route import hops_hash
+from .rule import Rule
 from .saved import save
 from .timers import Timer
 
@@ -66,7 +67,9 @@ class Offer:
     asked: OpenTerms
     """As the OPEN has them; boxes on the way may have rewritten its addresses."""
     wire: Flow
-    """Our packets to who asks, if it is confirmed."""
+    """Our packets to who asks, from where it was sent to."""
+    here: Address
+    """Where they will leave from, if it is confirmed: we may have moved since it was sent."""
     towards: Address
     hops: tuple[Hop, ...]
     credit: float
@@ -74,6 +77,11 @@ class Offer:
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
+
+    @property
+    def after(self) -> Flow:
+        """Our packets to who asks, once it is confirmed."""
+        return replace(self.wire, source=self.here)
 
 
 class Answerer(Connection):
@@ -157,6 +165,13 @@ class Answerer(Connection):
         known = [key for _, key in candidates]
         return any(holds(key, message.mac, opened.header.signing, message.signed) for key in known)
 
+    def _is_late(self, opened: CheckedOpen, message: Open) -> bool:
+        """Whether it was sent before we agreed with its sender on where we are. Spec: R-5.4.6."""
+        key = self.keys.by_seq.get(self.keys.seq)
+        if key is None or self.keys.seq % 2 != self.PARITY:
+            return False
+        return not holds(key, message.mac, opened.header.signing, message.signed)
+
     def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
         """Our packets to where this OPEN comes from, from where it was sent to. Spec: R-5.4.6."""
         message, about = event.message, self.agreement.wire
@@ -184,13 +199,15 @@ class Answerer(Connection):
             sealing = derive(shared, opened.header.cid, b"wayside open")
             bound = opened.header.signing + terms.from_key
             data = unseal(sealing, ZERO_NONCE, terms.sealed, bound)
+        wire = self._wire(event, opened)
         offer = Offer(
             seq=opened.header.seq,
             hash=opened.hash,
             ephemeral=ephemeral,
             key=key,
             asked=terms,
-            wire=self._wire(event, opened),
+            wire=wire,
+            here=self.agreement.wire.source if self._is_late(opened, message) else wire.source,
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
@@ -226,14 +243,19 @@ class Answerer(Connection):
         if len(datagram.data) > offer.credit:
             return []
         offer.credit -= len(datagram.data)
-        cid, pending = self.agreement.cid, replace(self.agreement, wire=offer.wire).inbound
+        cid, pending = self.agreement.cid, self._pending(offer)
         if pending and self.state is State.OFFERED:
             return [ChangeRules(cid, pending, (), (datagram,))]
-        if pending and offer.wire != self.agreement.wire:
+        if pending and offer.after != self.agreement.wire:
             gone = tuple(rule for rule in self.old if rule not in pending)
             self.old = pending  # until it takes the place of what is now, or another move does
             return [ChangeRules(cid, pending, gone, (datagram,))]
         return [datagram]
+
+    def _pending(self, offer: Offer) -> tuple[Rule, ...]:
+        """What lets packets in from where it was asked, whichever of our addresses they go to."""
+        ways = dict.fromkeys((offer.wire, offer.after))
+        return tuple(rule for way in ways for rule in replace(self.agreement, wire=way).inbound)
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
         header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
@@ -242,7 +264,8 @@ class Answerer(Connection):
         datagram = encode(header, Accept(signed, signature, offer.hops))
         # From where we are: if we have left since, who asked finds us by it. Spec: R-5.4.6.
         attempt = self.attempt
-        here = attempt.wire.source if attempt and attempt.message else offer.wire.source
+        here = offer.here if offer.tries > 1 else offer.wire.source
+        here = attempt.wire.source if attempt and attempt.message else here
         return SendDatagram(datagram, offer.towards, here)
 
     def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
@@ -303,7 +326,7 @@ class Answerer(Connection):
         first, before = self.state is State.OFFERED, self.agreement
         if first:
             self._enter(State.CONNECTED)
-        switch = self._switch(offer.wire)
+        switch = self._switch(offer.after)
         self.keys.add(offer.seq, offer.key)
         self.towards = offer.towards
         if offer.seq == self.keys.seq:
@@ -327,7 +350,7 @@ class Answerer(Connection):
         )
         if first:
             return [ChangeRules(about.cid, about.outbound), save(self), report]
-        moved = offer.wire != before.wire or switch.remove
+        moved = offer.after != before.wire or switch.remove
         return [*([switch] if moved else []), save(self), report, *self.settle(now)]
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:

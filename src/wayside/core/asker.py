@@ -362,7 +362,7 @@ class Asker(Connection):
         switch = self._switch(wire, (confirm,))
         about = self.agreement
         if self.offer is not None and not self.offer.confirmed:  # it was asked where we were
-            self.offer.wire = replace(self.offer.wire, source=wire.source)
+            self.offer.here = wire.source
         granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:

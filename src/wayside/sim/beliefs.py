@@ -72,7 +72,7 @@ def _offered(connection: Connection) -> Flow | None:
     Both may move at once, and each be agreed on what it asked itself before it hears of the other.
     """
     offer = connection.offer if isinstance(connection, Initiator | Responder) else None
-    return offer.wire if offer is not None and not offer.confirmed else None
+    return offer.after if offer is not None and not offer.confirmed else None
 
 
 def _cid_in(step: Step) -> Cid | None:
