@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from wayside.core import constants as c
 from wayside.core.address import IP, Address
@@ -93,8 +94,9 @@ class AmplificationCheck(Watcher):
             return
         message = _decoded(event.data)
         if isinstance(message, Redirect) and message.signed in self._said.signed:
-            terms = decode_body(RedirectTerms, message.signed)
-            self._free.add(_account(name, terms.locator.address))
+            with suppress(DecodeError):  # a liar's
+                terms = decode_body(RedirectTerms, message.signed)
+                self._free.add(_account(name, terms.locator.address))
 
     def _pay(self, account: _Account, to: Address, size: int) -> None:
         left = self._credit.get(account, 0) - size
