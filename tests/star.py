@@ -40,13 +40,15 @@ from wayside.core.forwarding import GateContext
 from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
 from wayside.core.identity import Names, PeerIdentity
-from wayside.core.policy import Policy
+from wayside.core.messages import MESSAGES, Message
+from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid, Rule
 from wayside.core.way import Box, Relaying
 
 Machine = Host | Gate | Rendezvous
+STEER = Policy((PolicyRule("hide", PolicyAction.STEER, service=("https",)),), PolicyAction.ALLOW)
 ADDRESSES = {"c": "10.0.0.2", "s": "10.0.1.2", "p": "10.0.2.2", "r": "10.0.3.2"}
 
 
@@ -92,6 +94,8 @@ class Star:
         self._coming: list[tuple[float, int, str, Event]] = []
         self._number = count()
         self.kernel = {name: {} for name in self.nodes}
+        self.lose: set[type[Message]] = set()
+        """Messages that get lost on the way."""
 
     def host(self, name: str) -> Host:
         """A host by its name."""
@@ -204,5 +208,29 @@ class Star:
         event = DatagramReceived(datagram.data, source, to, False, "outside")
         self.wire.append((name, there or "", event))
         left = source.ip != self.own[name].ip  # an address that this host has no more
-        if there is not None and there in self.nodes and not left:
+        lost = MESSAGES[datagram.data[4]] in self.lose
+        if there is not None and there in self.nodes and not left and not lost:
             heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))
+
+
+def star(policy: Policy = ALLOW) -> Star:
+    """A client that lets the rendezvous redirect it, and a server that registers there."""
+    world = Star({"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous(policy=policy)})
+    world.host("c").context.redirectors = (world.key("r"),)
+    world.host("s").context.redirectors = (world.key("r"),)
+    world.register()
+    return world
+
+
+def carried(world: Star, cid: Cid) -> bool:
+    """Whether packets of both ends come through the rendezvous to where the other one is."""
+    ours = world.connection("c", cid).agreement.wire
+    theirs = world.connection("s", cid).agreement.wire
+    rules = world.kernel["r"]
+    there, back = rules.get(ours), rules.get(theirs)
+    return (
+        there is not None
+        and back is not None
+        and (there.rewrite, back.rewrite) == (theirs.reversed(), ours.reversed())
+        and theirs.source.ip == world.own["s"].ip
+    )

@@ -252,6 +252,25 @@ def test_a_refresh_from_the_old_place_calls_a_move_off() -> None:
     unmoved(pair, confirm, DropReason.STALE)
 
 
+@FAMILIES
+@pytest.mark.parametrize("mover", ["client", "server"])
+def test_a_refresh_of_the_other_end_does_not_call_a_move_off(mover: str, family: int) -> None:
+    """R-5.4.5: its ACCEPT comes between that of the move and the CONFIRM."""
+    pair = Pair(1, family=family).open(0.5)
+    client, server = (pair.own[end][0] for end in "cs")
+    stays = replace(server_moves(pair), source=server.with_port(8443))
+    move = client_moves(pair)
+    if mover == "server":
+        move, stays = server_moves(pair), client_moves(pair, source=client.with_port(40000))
+    confirm = accepted(pair, move)
+    rules = dict(pair.kernel["g1"])
+    (onward,) = pair.tell("g1", asked(pair, stays))
+    assert isinstance(onward, SendDatagram)
+    assert pair.kernel["g1"] == rules
+    pair.tell("g1", confirm)
+    assert set(pair.kernel["g1"]) == flows(flow_of(move))
+
+
 def test_another_pair_of_keys_moves_nobody() -> None:
     """R-5.4.4, R-5.4.5: each half of it alone, and both ends strangers."""
     pair = Pair(1).open(0.5)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pair import ALLOW, make_host, snapshot
-from star import ADDRESSES, Star, make_rendezvous
+from star import ADDRESSES, STEER, Star, carried, star
 from wayside.core.address import Address, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.approval import check_approval, create_approval
@@ -21,17 +21,6 @@ from wayside.core.messages import Code, Confirm, Open, OpenTerms, Redirect, deco
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous, read_location
 from wayside.core.rule import Cid
-
-STEER = Policy((PolicyRule("hide", PolicyAction.STEER, service=("https",)),), PolicyAction.ALLOW)
-
-
-def star(policy: Policy = ALLOW) -> Star:
-    """A client that lets the rendezvous redirect it, and a server that registers there."""
-    world = Star({"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous(policy=policy)})
-    world.host("c").context.redirectors = (world.key("r"),)
-    world.host("s").context.redirectors = (world.key("r"),)
-    world.register()
-    return world
 
 
 def is_up(world: Star, cid: Cid) -> bool:
@@ -200,20 +189,6 @@ def test_ends_that_move_at_once_find_each_other_again_ten_times() -> None:
     world.run(200)
     assert is_up(world, cid)
     assert [len(world.kernel[node]) for node in "cs"] == [2, 2]
-
-
-def carried(world: Star, cid: Cid) -> bool:
-    """Whether packets of both ends come through the rendezvous to where the other one is."""
-    ours = world.connection("c", cid).agreement.wire
-    theirs = world.connection("s", cid).agreement.wire
-    rules = world.kernel["r"]
-    there, back = rules.get(ours), rules.get(theirs)
-    return (
-        there is not None
-        and back is not None
-        and (there.rewrite, back.rewrite) == (theirs.reversed(), ours.reversed())
-        and theirs.source.ip == world.own["s"].ip
-    )
 
 
 @pytest.mark.parametrize("knows", [False, True])

@@ -27,6 +27,7 @@ from netns.data_plane_stage import (
     accept,
     arrives,
     bound,
+    inside,
     offload,
     pinhole,
     release_ip,
@@ -40,7 +41,8 @@ from wayside.kernel.icmp import error_from_socket
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.packets import build_icmp_error, build_udp, checksum, parse_flow
 from wayside.kernel.plan import InstalledRule, KernelError, Put, Remove
-from wayside.runtime.helper_client import GateSetup
+from wayside.lab.world import Node
+from wayside.runtime.helper_client import GateSetup, Helper
 
 KINDS = ("out", "in", "relay", "back")
 PORTS = (40000, 7000, 51000, 6000)
@@ -240,6 +242,25 @@ def rules_by_match(stage: Stage, looked_up: bool, near: Flow, far: Flow) -> list
     helper = stage.gate.helper
     found = RUNNER.run(helper.look_up(matches) if looked_up else helper.rules())
     return sorted(found, key=lambda one: matches.index(one.rule.match))
+
+
+def test_a_box_that_is_to_rewrite_is_ready_for_it_before_the_first_rule(stage: Stage) -> None:
+    """And one that is not has no such chain, so that its packets do not pay for it."""
+    stage.gate.node.run("ip", "netns", "add", "fresh")
+    node = Node("fresh", stage.gate.node.out)
+    node.run("ip", "link", "set", "lo", "up")
+    with inside(node):
+        helper = Helper.start()
+    try:
+        for rewrites in (False, True, True):
+            setup = GateSetup(("in0",), ("out0",), LIFETIME_S, rewrites=rewrites)
+            RUNNER.run(helper.setup_gate(setup))
+            listed = node.run("nft", "list", "table", "inet", "wayside").stdout
+            assert ("chain leave {" in listed, "map from4 {" in listed) == (rewrites, rewrites)
+            assert "chain stop {" not in listed
+    finally:
+        helper.close()
+        stage.gate.node.run("ip", "netns", "delete", "fresh")
 
 
 def test_what_a_rule_left_behind_is_swept_at_the_next_start(stage: Stage) -> None:

@@ -19,6 +19,7 @@ from wayside.runtime.config import Peer, load_host
 from wayside.runtime.directory import Directory
 from wayside.runtime.enrolment import Answer, Outcome
 from wayside.runtime.errors import NameUnknown, NoAnswer, Refused, WaysideError
+from wayside.runtime.store import Store
 
 DOMAIN, HOST, HOME = (SigningKey(bytes([number]) * 32) for number in range(3))
 AT = Address.parse("10.9.0.1:4747")
@@ -69,7 +70,11 @@ def given(**more: object) -> Answer:
 
 
 def found(
-    tmp_path: Path, answer: Answer | int | None, *names: str, way: bool = True
+    tmp_path: Path,
+    answer: Answer | int | None,
+    *names: str,
+    way: bool = True,
+    book: Store | None = None,
 ) -> tuple[Rendezvous, list[Peer]]:
     """Look for names, one after the other."""
     path = tmp_path / "host.toml"
@@ -80,7 +85,8 @@ def found(
     )
     there = Rendezvous(answer)
     there.way = way
-    directory = Directory(load_host(path, {}, {}), there.asking, there.ask, there.closed.append)
+    config = load_host(path, {}, {})
+    directory = Directory(config, there.asking, there.ask, there.closed.append, book)
     there.directory = directory
 
     async def look() -> list[Peer]:
@@ -104,6 +110,31 @@ def test_a_name_is_looked_up_once_and_its_host_is_asked_for_at_the_rendezvous(
     assert [peer.identity.key for peer in peers] == [HOST.public] * 3
     assert peers[0].identity.name == "files.lab"
     assert (peers[0].addresses, peers[0].by_rendezvous) == ((AT,), True)
+
+
+def test_a_name_that_was_looked_up_is_known_to_a_restarted_agent(tmp_path: Path) -> None:
+    """R-6.5: an application that has its address connects without asking for the name again."""
+    book = Store(tmp_path, "host")
+    found(tmp_path, given(), book=book)
+    there, peers = found(tmp_path, None, key_text(HOST.public), "files.lab", book=book)
+    assert there.questions == []
+    assert [(peer.identity.name, peer.addresses) for peer in peers] == [("files.lab", (AT,))] * 2
+
+
+def test_of_what_was_kept_nothing_is_believed_that_would_not_be_now(tmp_path: Path) -> None:
+    """R-9.3: over meanwhile, of another name or signer, of a domain without rendezvous, rubbish."""
+    book = Store(tmp_path, "host")
+    for name, kept in {
+        "over.lab": certificate("over.lab", valid_s=-1),
+        "files.lab": certificate("other.lab"),
+        "mine.lab": certificate("mine.lab", by=HOST),
+        "files.else": certificate("files.else"),
+        "torn.lab": certificate("torn.lab")[:-1],
+    }.items():
+        book.learn(name, kept)
+    with pytest.raises(NameUnknown):
+        found(tmp_path, None, key_text(HOST.public), book=book)
+    assert book.learnt() == []
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def towards(_: Address) -> Address | None:
         return Address(found.source, 0) if found.source else None
 
-    async def usable() -> set[IP]:
+    def usable() -> set[IP]:
         return found.usable
 
     monkeypatch.setattr(moves, "source_towards", towards)

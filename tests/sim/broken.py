@@ -330,6 +330,10 @@ def true(*_: Any) -> bool:
     return True
 
 
+def false(*_: Any) -> bool:
+    return False
+
+
 def nat_that_lends_nothing(patch: pytest.MonkeyPatch) -> None:
     """Lets its inside out as it is."""
 
@@ -352,17 +356,18 @@ def host_that_never_says_that_it_moved(patch: pytest.MonkeyPatch) -> None:
 
 def gate_that_heeds_late_refusals(patch: pytest.MonkeyPatch) -> None:
     """R-5.6.4: what was refused under an earlier seq ends what is pending under a later one."""
-    patch.setattr(Seqs, "is_old", lambda *_: False)
+    patch.setattr(Seqs, "is_old", false)
 
 
 def driver_that_gives_up(patch: pytest.MonkeyPatch) -> None:
     """A kernel that will not put a rule is not asked to remove one either."""
 
-    def answered(self: Driver, effect: ChangeRules, rest: list[Effect], error: Any) -> None:
-        if error is not None and effect.put:
-            self.deliver(RulesFailed(effect.cid, str(error)))
-        else:
-            self._changed(effect, rest)
+    def answered(self: Driver, together: list[ChangeRules], rest: list[Effect], bad: Any) -> None:
+        for cid, error in bad.items():
+            self.deliver(RulesFailed(cid, str(error)))
+        made = [effect for effect in together if effect.cid not in bad]
+        if made:
+            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in bad])
 
     patch.setattr(Driver, "_answered", answered)
 
@@ -393,4 +398,4 @@ def initiator_that_forgets_its_peers_home(patch: pytest.MonkeyPatch) -> None:
 
 def responder_that_waits_for_its_confirm(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.2: before the first CONFIRM it hears of nothing else."""
-    patch.setattr(Responder, "_is_anew", lambda *_: False)
+    patch.setattr(Responder, "_is_anew", false)

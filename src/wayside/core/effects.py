@@ -2,11 +2,13 @@
 
 A driver performs the effects of one event in their order. The datagrams in `ChangeRules.then`
 leave only when the kernel has taken the rules, so that nobody is told of a pinhole before it is
-there; when the kernel refuses, the driver says so with `RulesFailed`.
+there; when the kernel refuses, the driver says so with `RulesFailed`. `ChangeRules` that stand
+side by side are asked for at once, and what is behind them waits for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -156,3 +158,13 @@ Effect = (
     | ReportClosed
     | Dropped
 )
+
+
+def side_by_side(effects: Sequence[Effect]) -> list[ChangeRules]:
+    """The changes of rules that these begin with: a driver asks the kernel for them at once."""
+    found: list[ChangeRules] = []
+    for effect in effects:
+        if not isinstance(effect, ChangeRules):
+            break
+        found.append(effect)
+    return found

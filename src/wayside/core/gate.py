@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from . import constants as c
-from .address import IP, Address, Flow, Transport
+from .address import Transport
 from .admission import FrontDoor, Quota
 from .codec import DecodeError, decode_body
 from .crypto import BadSignature, verify
@@ -266,7 +266,9 @@ class Gate:
         self, known: Passage, seq: int, crossing: Crossing, onward: SendDatagram
     ) -> list[Effect]:
         """A live connection's ACCEPT: of a refresh, or of an end that moves. Spec: R-5.4.5."""
-        lifetime_s = self.context.lifetime_s
+        lifetime_s, moving = self.context.lifetime_s, known.moving
+        if crossing == known.crossing and moving and moving[0] % 2 != seq % 2:
+            return [onward]  # it is the other end that moves
         old = self._stay(known)
         if crossing == known.crossing:
             return [ChangeRules(known.cid, (), old, (onward,))] if old else [onward]
@@ -360,22 +362,6 @@ class Gate:
         )
         return [ChangeRules(passage.cid, passage.rules(most), moved), report]
 
-    def follow(self, key: bytes, there: IP) -> list[Effect]:
-        """A host that we hide is elsewhere now: its connections' packets go there. R-10.5."""
-        effects: list[Effect] = []
-        for passage in self.table.hidden(key):
-            far = passage.crossing.far
-            if far.destination.ip == there or far.destination.family != there.version:
-                continue
-            before = passage.rules(self.context.lifetime_s)
-            onward = Flow(far.transport, far.source, Address(there, far.destination.port))
-            self.table.move(passage, Crossing(passage.crossing.near, onward))
-            rules = passage.rules(self.context.lifetime_s)
-            kept = {rule.match for rule in rules}
-            gone = tuple(rule for rule in before if rule.match not in kept)
-            effects.append(ChangeRules(passage.cid, rules, gone))
-        return effects
-
     def _along(self, event: MessageReceived, state: TokenState) -> SendDatagram | None:
         """Pass a message on along its route, either way; None: this is not on it. Spec: R-8.2."""
         back = event.destination.ip == far_source(state).ip
@@ -416,6 +402,7 @@ class Gate:
     def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
         most = self.context.lifetime_s
         remove = (*self.table.own(passage.rules(most)), *self._stay(passage))
+        remove += self.table.awaited(passage, most)
         passage.enter(Stage.ENDED)
         self.table.leave(passage)
         passage.until = now + TOKEN_VALID_S

@@ -329,20 +329,23 @@ class Host:
                 effects = self._step(other, replaced, now) + effects
             self._index(connection.agreement)
             if before.service == c.LOCATION_SERVICE and isinstance(connection, Initiator):
-                effects += self._follow(connection.agreement)
+                effects = self._follow(connection.agreement) + effects
         self._watch(connection)
         return effects
 
     def _follow(self, registration: Agreement) -> list[Effect]:
-        """Our rendezvous knows where we are: so do those that it hides us from. Spec: R-10.5."""
-        effects: list[Effect] = []
+        """Our rendezvous takes us in where we are: change all rules, then CONFIRM. Spec: R-10.5."""
+        changes: list[Effect] = []
+        told: list[Effect] = []
         for connection in list(self.connections.values()):
             before = connection.agreement
             if isinstance(connection, Asker) and connection.hider == registration.peer.key:
-                effects += connection.follow(registration.wire.source.ip)
+                effects = connection.follow(registration.wire.source.ip)
+                changes += effects[:1]
+                told += effects[1:]
                 self._unindex(before)
                 self._index(connection.agreement)
-        return effects
+        return changes + told
 
     def _keep(self, connection: Connection) -> None:
         self.connections[connection.agreement.cid] = connection

@@ -132,6 +132,10 @@ class Passage:
         """The pending rules of a move; none where nobody moves."""
         return self._rules(self.moving[1], False, gate_lifetime_s) if self.moving else ()
 
+    def awaited(self, crossing: Crossing, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        """The pending rule for packets of a hidden host that come another way. Spec: R-10.5."""
+        return self._rules(crossing, False, gate_lifetime_s)[1:]
+
     def _rules(self, crossing: Crossing, live: bool, gate_lifetime_s: float) -> tuple[Rule, ...]:
         near, far = crossing.near, crossing.far
         if near.transport is Transport.NONE:

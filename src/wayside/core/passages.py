@@ -35,7 +35,7 @@ class Passages:
         self._by_flow: dict[Flow, Cid] = {}
         self._lent: dict[Flow, tuple[Cid, Address]] = {}
         self._inside: dict[tuple[bytes, int], tuple[Cid, Address]] = {}
-        self._hidden: dict[bytes, dict[Cid, None]] = {}
+        self._hidden: dict[bytes, dict[Cid, Crossing | None]] = {}
 
     def has_room(self, ip: IP) -> bool:
         """Count one more connection from this address, if there is room for one."""
@@ -67,7 +67,7 @@ class Passages:
         if passage.crossing.lends:
             self._lent[_towards(passage.crossing.far)] = (passage.cid, passage.flow.source)
         if passage.key and passage.flow.transport is not Transport.NONE:
-            self._hidden.setdefault(passage.key, {})[passage.cid] = None
+            self._hidden.setdefault(passage.key, {}).setdefault(passage.cid)
         self.deadlines.set(passage.cid, passage.until)
 
     def move(self, passage: Passage, crossing: Crossing) -> None:
@@ -111,6 +111,16 @@ class Passages:
         """The live connections to a host that we hide, by its key, 32 bytes."""
         live = (self.by_cid[cid] for cid in self._hidden.get(key[:KNOWN_BYTES], ()))
         return [passage for passage in live if passage.stage is Stage.LIVE]
+
+    def await_by(self, passage: Passage, crossing: Crossing | None) -> None:
+        """Where the hidden end of a connection says that it is, until it has shown it. R-10.5."""
+        self._hidden.setdefault(passage.key, {})[passage.cid] = crossing
+
+    def awaited(self, passage: Passage, gate_lifetime_s: float) -> tuple[Rule, ...]:
+        """The pending rule for what comes from there; none where another connection has that."""
+        crossing = self._hidden.get(passage.key, {}).get(passage.cid)
+        rules = passage.awaited(crossing, gate_lifetime_s) if crossing else ()
+        return tuple(rule for rule in rules if rule.match not in self._by_flow)
 
     def inside(self, key: bytes, family: int) -> Address | None:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""

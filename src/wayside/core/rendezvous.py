@@ -37,6 +37,7 @@ from .events import (
     TimePassed,
 )
 from .gate import Gate
+from .hiding import await_from, follow
 from .host import Host
 from .messages import Code, Open, OpenTerms, decode, encode
 from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash, source_of
@@ -125,6 +126,11 @@ class Rendezvous:
         due = [at for at in (self.host.deadline, self.gate.deadline) if at is not None]
         return min(due, default=None)
 
+    @property
+    def _most(self) -> float:
+        """The longest lifetime that our rules have, seconds."""
+        return self.gate.context.lifetime_s
+
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
         cid, message = event.header.cid, event.message
         passage = self.gate.passages.get(cid)
@@ -146,9 +152,13 @@ class Rendezvous:
         connection = self.host.connections.get(cid)
         offer = connection.offer if connection is not None else None
         dropped = any(isinstance(effect, Dropped) for effect in effects)
-        if isinstance(message, Open) and offer is not None and not dropped:
-            self._remember(event, message, offer)
-        return effects
+        if connection is None or offer is None or dropped or not isinstance(message, Open):
+            return effects
+        self._remember(event, message, offer)
+        about, there = connection.agreement, offer.wire.destination.ip
+        if about.service != c.LOCATION_SERVICE:
+            return effects
+        return await_from(self.gate.table, about.peer.key, there, self._most) + effects
 
     def _check(self, event: MessageReceived, message: Open, now: float) -> CheckedOpen | Effect:
         context = self.gate.context
@@ -191,7 +201,9 @@ class Rendezvous:
             return []  # behind a NAT that it does not know of yet: it will say so in a moment
         self._kept[cid] = None
         effects: list[Effect] = [KeepLocation(key, seen.family, record, located.order, lifetime_s)]
-        return effects + (self.gate.follow(key, seen.ip) if lifetime_s else [])
+        if lifetime_s:
+            effects += follow(self.gate.table, key, seen.ip, self._most)
+        return effects
 
     # --- who is looked for ---
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-
-from wayside.core.address import IP
 
 from .names import (
     HOST_LINK,
@@ -39,8 +37,8 @@ from .names import (
 from .plan import KernelError
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_IFF_UP, _IFF_NOARP, _IFF_RUNNING = 0x1, 0x80, 0x40
-_IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
+_IFF_UP, _IFF_NOARP = 0x1, 0x80
+_IFA_F_NODAD = 0x02
 _RTAX_RTO_MIN = 13
 """The kernel's TCP looks at this metric only where it is locked."""
 
@@ -122,38 +120,6 @@ def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
                     address=str(address),
                     prefixlen=address.max_prefixlen,
                 )
-
-
-async def usable_addresses() -> set[IP]:
-    """This host's addresses that packets can come to now, by what the kernel says.
-
-    Their links are up and have a carrier, and nobody else may still turn out to have them: an IPv6
-    address is tentative until duplicate address detection is over (RFC 4862, 1 s). Takes 1 ms and
-    no privilege. Raises KernelError.
-    """
-    unusable = _IFA_F_TENTATIVE | _IFA_F_DADFAILED
-    try:
-        async with AsyncIPRoute() as ip:
-            live = {
-                link["index"]
-                async for link in await ip.get_links()
-                if link["flags"] & _IFF_UP and link["flags"] & _IFF_RUNNING
-            }
-            return {
-                ip_address(own)
-                async for found in await ip.get_addr()
-                if found["index"] in live and not _flags_of(found) & unusable
-                for own in [found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")]
-                if own
-            }
-    except (NetlinkError, OSError) as error:
-        raise KernelError(f"netlink does not tell this host's addresses: {error}") from error
-
-
-def _flags_of(address: Any) -> int:
-    """An address's flags: 32 bits beside the 8 of the header."""
-    flags = address.get_attr("IFA_FLAGS")
-    return int(address["flags"] if flags is None else flags)
 
 
 def _rule(family: int) -> dict[str, Any]:

@@ -13,20 +13,9 @@ and the server's at the rendezvous.
 
 from __future__ import annotations
 
-import json
-import mmap
-import select
-import signal
-import socket
-import struct
-import sys
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-
 from wayside.core.address import IP
 from wayside.lab import gaps, traffic
+from wayside.lab.capture import Capture, start_capture
 from wayside.lab.daemons import within
 from wayside.lab.mobile import (
     GAPS_PORT,
@@ -43,8 +32,6 @@ from wayside.lab.mobile import (
     start_download,
 )
 from wayside.lab.scenario import Trial
-from wayside.lab.wire import ETH_P_ALL, SOL_PACKET
-from wayside.lab.world import Node, Process
 
 FINDING = """
 default = "reject"
@@ -61,41 +48,6 @@ LARGE_BYTES = 9_000_000
 FLOW_S = 6.0
 FLOWS = 5
 """The download, and TCP and UDP in both directions."""
-
-CAPTURE_S = 60.0
-"""A capture ends by itself: no scenario is longer."""
-
-RING_BYTES, FRAME_BYTES = 1 << 26, 1 << 17
-"""512 packets: as much as comes in a tenth of a second. The largest has 64 KiB and its headers."""
-
-PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION, TPACKET_V2 = 5, 6, 10, 1
-TP_STATUS_USER = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """All that passes an interface of a node, as it is on the wire."""
-
-    process: Process
-    file: Path
-
-    def end(self) -> int:
-        """Stop, and return how many packets were missed."""
-        self.process.popen.send_signal(signal.SIGTERM)
-        self.process.wait(10.0)
-        return int(json.loads(self.process.text().splitlines()[-1])["missed"])
-
-    def has(self, addresses: Iterable[IP]) -> list[str]:
-        """Which of these are in it, as the bytes of an address or as text."""
-        data = self.file.read_bytes()
-        return [str(one) for one in addresses if one.packed in data or str(one).encode() in data]
-
-
-def start_capture(node: Node, device: str) -> Capture:
-    """Keep what passes a device from now on."""
-    file = node.state / f"capture-{device}"
-    process = node.spawn_python(__name__, str(file), device, ready="ready")
-    return Capture(process, file)
 
 
 def play(trial: Trial) -> None:
@@ -172,56 +124,3 @@ def _check_captures(land: Land, at_client: Capture, at_meet: Capture, theirs: se
     found = at_client.has(theirs)
     name = "the client's has no address of the server"
     trial.check(name, not found and len(theirs) == 4, ", ".join(found) or len(theirs))
-
-
-class Ring:
-    """Packets in memory that the kernel shares with us: it waits for nobody to read. packet(7)."""
-
-    def __init__(self, tap: socket.socket) -> None:
-        tap.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-        frames = RING_BYTES // FRAME_BYTES
-        wanted = struct.pack("IIII", FRAME_BYTES, frames, FRAME_BYTES, frames)
-        tap.setsockopt(SOL_PACKET, PACKET_RX_RING, wanted)
-        self._memory = mmap.mmap(tap.fileno(), RING_BYTES)
-        self._next = 0
-
-    def read(self) -> bytes | None:
-        """The next packet, from its link layer's header on; None: there is none yet."""
-        at = self._next
-        status, size, kept, begin = struct.unpack_from("IIIH", self._memory, at)
-        if not status & TP_STATUS_USER:
-            return None
-        assert size == kept, "a packet larger than a frame of the ring"
-        packet = self._memory[at + begin : at + begin + kept]
-        struct.pack_into("I", self._memory, at, 0)
-        self._next = (at + FRAME_BYTES) % RING_BYTES
-        return packet
-
-
-def main() -> None:
-    """The capture: keep what passes a device in a file, until SIGTERM."""
-    file, device = sys.argv[1:]
-    ending: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: ending.append(number))
-    with (
-        open(file, "wb", buffering=1 << 20) as sink,
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as tap,
-    ):
-        ring = Ring(tap)
-        tap.bind((device, ETH_P_ALL))
-        print("ready", flush=True)
-        until = time.monotonic() + CAPTURE_S
-        while time.monotonic() < until:
-            packet = ring.read()
-            if packet is not None:
-                sink.write(packet)
-            elif ending:
-                break
-            else:
-                select.select([tap], [], [], 0.02)
-        _, missed = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-    print(json.dumps({"missed": missed}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

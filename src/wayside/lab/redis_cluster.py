@@ -3,13 +3,21 @@
 For tests, the bench and whoever wants to see a failover. Debian's redis-server runs from a folder
 of ours on ports that were free a moment ago, with none of the system's configuration. Nothing is
 written to disk: what a master that is killed has acknowledged is on its replica, or lost.
+
+    python -m wayside.lab.redis_cluster FOLDER
+
+runs one until it is killed, and starts again what was killed of it. It prints a JSON line: the
+`urls` of all; and another whenever other masters have a location: their process ids.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
+import sys
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -36,6 +44,10 @@ NODE_TIMEOUT_MS = 1500
 
 START_LIMIT_S = 15.0
 END_LIMIT_S = 5.0
+LOOK_EVERY_S, AWAY_S = 0.2, 1.0
+LOCATIONS = "wayside:l:*"
+"""Of a rendezvous (runtime/locations_redis.py)."""
+
 
 SETTINGS = {
     "bind": "127.0.0.1",
@@ -77,6 +89,14 @@ class Node:
         """Whether something is in the answer to a command; no while the server is away."""
         try:
             return wanted in str(self.ask(*words))
+        except RedisError:
+            return False
+
+    def holds(self) -> bool:
+        """Whether it is a master that has locations; no while the server is away."""
+        try:
+            is_master = self.says("role:master", "INFO", "replication")
+            return is_master and bool(self.ask("KEYS", LOCATIONS))
         except RedisError:
             return False
 
@@ -187,3 +207,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Nothing of it is worth keeping."""
     process.kill()
     process.wait(END_LIMIT_S)
+
+
+def main() -> None:
+    """See above."""
+    with RedisCluster(Path(sys.argv[1])) as cluster:
+        print(json.dumps({"urls": cluster.urls}), flush=True)
+        told: list[int] = []
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            for node in cluster.nodes:
+                if node.process.poll() is not None:
+                    time.sleep(AWAY_S)
+                    cluster.restart(node)
+            holding = [node.process.pid for node in cluster.nodes if node.holds()]
+            if holding and holding != told:
+                told = holding
+                print(json.dumps({"holding": told}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ SCENARIOS = {
     "nat-nested": "wayside.lab.nat_nested",
     "offpath-firewall": "wayside.lab.offpath_firewall",
     "restart": "wayside.lab.restart",
+    "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",
     "attacks": "wayside.lab.attacks",
 }

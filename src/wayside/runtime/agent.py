@@ -74,7 +74,7 @@ class Agent:
         )
         self.moves = Moves(host, self._deliver, self.applications, self._on_network_changed)
         self.registrations = Registrations(config.steering.registers, self.ask_plainly)
-        self.directory = Directory(config, self.asking, self.ask_plainly, self._answered)
+        self.directory = Directory(config, self.asking, self.ask_plainly, self._answered, store)
         self._running: tuple[Driver, asyncio.Task[None]] | None = None
 
     async def start(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -229,13 +229,14 @@ class Applications:
             self._change(changes, [(about.cid, about.local) for about in back])
 
     def _change(self, changes: list[Change], then: list[tuple[Cid, Flow]]) -> None:
-        task = asyncio.ensure_future(self._changed(changes, then))
+        asked = self._rules.apply(changes)  # now, so that it stands in line before what comes next
+        task = asyncio.ensure_future(self._changed(asked, then))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
 
-    async def _changed(self, changes: list[Change], then: list[tuple[Cid, Flow]]) -> None:
+    async def _changed(self, asked: Awaitable[None], then: list[tuple[Cid, Flow]]) -> None:
         try:
-            await self._rules.apply(changes)
+            await asked
         except KernelError as error:
             _log.warning("packets without a way cannot be held", why=str(error))
             return

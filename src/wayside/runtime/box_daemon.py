@@ -130,9 +130,11 @@ class BoxDaemon:
 
     async def start(self, inside: tuple[str, ...], outside: tuple[str, ...]) -> None:
         """Set up the kernel's part, read back what it held before, and listen."""
-        config = self.config
+        config, box = self.config, self.gate.context.box
         sides = (inside or NOWHERE[0], outside or NOWHERE[1])
-        await self._helper.setup_gate(GateSetup(*sides, config.lifetime_s, config.listen))
+        rewrites = box.nat is not None or box.relay is not None
+        setup = GateSetup(*sides, config.lifetime_s, config.listen, rewrites)
+        await self._helper.setup_gate(setup)
         sockets = await self._helper.open_sockets("gate", config.listen)
         found = self.gate.restore(_left(await self._helper.rules()), time.monotonic())
         if found:

@@ -3,7 +3,8 @@
 A name under a domain that has a rendezvous is looked up there: a connection without packets to the
 service `name`, the name riding on OPEN, the certificate of whoever has it on ACCEPT. Nothing of
 that is believed but the domain's signature, so a wrong answer is a name that is not known. A
-certificate is kept until its last second. The rendezvous is then asked for the host itself, too.
+certificate is kept until its last second, over a restart, too: applications have addresses that
+stand for it. The rendezvous is then asked for the host itself, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from wayside.core.codec import DecodeError, decode_body
 from wayside.core.effects import DeliverData
@@ -38,11 +40,31 @@ from .steering import Rendezvous
 KNOWN_MAX = 4096
 """Names kept; the one that was looked up longest ago is forgotten first."""
 
+
+class Book(Protocol):
+    """Where certificates are kept, by name."""
+
+    def learn(self, name: str, certificate: bytes) -> None:
+        """Keep one, in place of what was kept of that name."""
+        ...
+
+    def unlearn(self, name: str) -> None:
+        """Keep none of that name."""
+        ...
+
+    def learnt(self) -> list[tuple[str, bytes]]:
+        """All that is kept, the oldest first."""
+        ...
+
+
 _NOT_THERE = {reject_code(Code.NO_ROUTE), reject_code(Code.NO_SERVICE)}
 
 
 class Directory:
-    """Finds hosts by name. `ask` and `close`: a connection without packets."""
+    """Finds hosts by name. `ask` and `close`: a connection without packets.
+
+    `book`: None where nobody restarts.
+    """
 
     def __init__(
         self,
@@ -50,6 +72,7 @@ class Directory:
         asking: Asking,
         ask: Ask,
         close: Callable[[Cid], None],
+        book: Book | None = None,
     ) -> None:
         self._config = config
         self._names = Names(config.domains)
@@ -59,6 +82,11 @@ class Directory:
         self._known: OrderedDict[str, tuple[Peer, int]] = OrderedDict()
         self._answers: dict[Cid, bytes] = {}
         self._turns: dict[bytes, asyncio.Lock] = {}
+        self._book = book
+        for name, certificate in book.learnt() if book else ():
+            rendezvous = config.steering.names.get(domain_of(name))
+            if rendezvous is None or self._certified(name, rendezvous, certificate) is None:
+                self._forget(name)
 
     def peer_of(self, key: bytes) -> Peer | None:
         """What is known of a key (32 bytes)."""
@@ -133,20 +161,33 @@ class Directory:
                 hint="try again in a while",
                 code="WS-1009",
             )
+        peer = self._certified(name, rendezvous, answer.certificate)
+        if peer is None:
+            raise _unknown(name, "no such host is registered, or not for you")
+        if self._book is not None:
+            self._book.learn(name, answer.certificate)
+        return peer
+
+    def _certified(self, name: str, rendezvous: Rendezvous, certificate: bytes) -> Peer | None:
+        """Know who has a name, if its domain's certificate says so; None: it does not."""
         try:
-            signed = decode_body(Certificate, answer.certificate).signed
+            signed = decode_body(Certificate, certificate).signed
             terms = decode_body(CertificateTerms, signed)
-        except DecodeError as error:
-            raise _unknown(name, "no such host is registered, or not for you") from error
-        if self._names.name_of(terms.key, answer.certificate, time.time()) != name:
-            raise _unknown(name, "the certificate that came does not hold")
-        identity = PeerIdentity(terms.key, name, answer.certificate)
-        peer = Peer(identity, rendezvous.addresses, by_rendezvous=True)
+        except DecodeError:
+            return None
+        if self._names.name_of(terms.key, certificate, time.time()) != name:
+            return None
+        peer = Peer(PeerIdentity(terms.key, name, certificate), rendezvous.addresses, True)
         self._known.pop(name, None)
         if len(self._known) >= KNOWN_MAX:
-            self._known.popitem(last=False)
+            self._forget(next(iter(self._known)))
         self._known[name] = (peer, terms.not_after_s)
         return peer
+
+    def _forget(self, name: str) -> None:
+        self._known.pop(name, None)
+        if self._book is not None:
+            self._book.unlearn(name)
 
 
 def _unknown(name: str, why: str) -> NameUnknown:

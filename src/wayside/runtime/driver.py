@@ -3,8 +3,8 @@
 A machine is pure; this gives it the time, hands it what came in, performs what it returns, and
 wakes it at its deadline. Nothing is awaited between `handle` and performing its effects. The
 kernel answers later: the datagrams of a `ChangeRules` leave when the rules are in, and a refusal
-comes back to the machine as an event. Every `>>` event and `<<` effect that matters is written to
-the event log here, and nowhere else.
+comes back to the machine as an event. Changes that stand side by side go to the kernel together.
+Every `>>` event and `<<` effect that matters is written to the event log here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from wayside.core.address import Address, Flow
-from wayside.core.effects import ChangeRules, Dropped, Effect, ReadRule, SendDatagram
+from wayside.core.effects import (
+    ChangeRules,
+    Dropped,
+    Effect,
+    ReadRule,
+    SendDatagram,
+    side_by_side,
+)
 from wayside.core.events import ClockSet, Event, RuleRead, RulesFailed, TimePassed
 from wayside.core.messages import MESSAGES
 from wayside.core.rule import Action, Cid, Rule
@@ -78,7 +85,7 @@ class Driver:
         self._sockets = sockets
         self._log = log
         self._perform_other = perform_other
-        self._asked: set[asyncio.Future[None]] = set()
+        self._asked: set[asyncio.Future[Any]] = set()
         self._wakeup: asyncio.TimerHandle | None = None
         self._wakeup_at = 0.0
         self._clock: asyncio.TimerHandle | None = None
@@ -114,7 +121,8 @@ class Driver:
                 case SendDatagram():
                     self._send(effect)
                 case ChangeRules():
-                    self._change(effect, effects[at + 1 :])
+                    together = side_by_side(effects[at:])
+                    self._change(together, effects[at + len(together) :])
                     return
                 case ReadRule():
                     self._ask(self._read_rule(effect))
@@ -140,15 +148,19 @@ class Driver:
         send(self._sockets, effect.data, effect.destination, effect.source)
         self._log_datagram("datagram.sent", effect.data, effect.destination)
 
-    def _change(self, effect: ChangeRules, rest: list[Effect]) -> None:
-        changes: list[Change] = [Remove(rule) for rule in effect.remove]
-        changes += [Put(rule) for rule in effect.put]
-        if not changes:
-            self._changed(effect, rest)
+    def _change(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+        """Ask for all at once, so that the keeper makes one transaction of them."""
+        asked = [
+            asyncio.ensure_future(self._rules.apply(changes))
+            for effect in together
+            if (changes := changes_of(effect))
+        ]
+        if not asked:
+            self._changed(together, rest)
             return
-        asked = asyncio.ensure_future(self._rules.apply(changes))
-        self._asked.add(asked)
-        asked.add_done_callback(partial(self._answered, effect, rest))
+        done = asyncio.gather(*asked, return_exceptions=True)
+        self._asked.add(done)
+        done.add_done_callback(partial(self._answered, together, rest))
 
     def _ask(self, asking: Coroutine[None, None, None]) -> None:
         asked = asyncio.ensure_future(asking)
@@ -166,29 +178,43 @@ class Driver:
         self.deliver(RuleRead(effect.cid, left, sum(rule.packets for rule in found)))
 
     def _answered(
-        self, effect: ChangeRules, rest: list[Effect], asked: asyncio.Future[None]
+        self,
+        together: list[ChangeRules],
+        rest: list[Effect],
+        asked: asyncio.Future[list[BaseException | None]],
     ) -> None:
+        """Go on, but not with those connections whose rules were refused."""
         self._asked.discard(asked)
-        try:
-            asked.result()
-        except KernelError as error:
-            _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
-            if effect.put:
-                if effect.remove:  # which is no less due
-                    self._change(ChangeRules(effect.cid, remove=effect.remove), [])
-                self.deliver(RulesFailed(effect.cid, str(error)))
-                return
-        self._changed(effect, rest)
+        answers = iter(asked.result())
+        over: set[Cid] = set()
+        for effect in together:
+            error = next(answers) if changes_of(effect) else None
+            if isinstance(error, KernelError):
+                _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
+                if effect.put:
+                    over.add(effect.cid)
+                    if effect.remove:  # which is no less due
+                        self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
+                    self.deliver(RulesFailed(effect.cid, str(error)))
+            elif error is not None:
+                raise error
+        made = [effect for effect in together if effect.cid not in over]
+        if made:
+            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in over])
 
-    def _changed(self, effect: ChangeRules, rest: list[Effect]) -> None:
+    def _changed(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+        for effect in together:
+            self._log_changed(effect)
+            for datagram in effect.then:
+                self._send(datagram)
+        self.perform(rest)
+
+    def _log_changed(self, effect: ChangeRules) -> None:
         for rule in effect.remove:
             if self._log.has_room():
                 self._log.write("rule.removed", cid=effect.cid.hex(), match=str(rule.match))
         for rule in effect.put:
             self._log_installed(effect.cid, rule)
-        for datagram in effect.then:
-            self._send(datagram)
-        self.perform(rest)
 
     def _log_installed(self, cid: Cid, rule: Rule) -> None:
         if not self._log.has_room():
@@ -238,3 +264,8 @@ class Driver:
         self.deliver(ClockSet(time.time() - time.monotonic()))
         loop = asyncio.get_running_loop()
         self._clock = loop.call_later(CLOCK_CHECK_S, self._set_clock)
+
+
+def changes_of(effect: ChangeRules) -> list[Change]:
+    """What the kernel is asked to do for an effect."""
+    return [*map(Remove, effect.remove), *map(Put, effect.put)]

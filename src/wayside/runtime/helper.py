@@ -18,7 +18,7 @@ import msgspec
 
 from wayside.kernel import links
 from wayside.kernel.apply import NftDataPlane
-from wayside.kernel.nft import Role
+from wayside.kernel.nft import GATE_MAPS, Role
 from wayside.kernel.plan import KernelError
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
 from wayside.kernel.sockets import open_gate_sockets, open_host_sockets
@@ -114,6 +114,8 @@ class Helper:
             setup.inside, setup.outside, setup.lifetime_s, setup.signaling_port
         )
         self.plane.setup(Role(lifetime_s=setup.lifetime_s), skeleton)
+        if setup.rewrites:
+            self.plane.prepare(GATE_MAPS)
         links.setup_gate()
 
 

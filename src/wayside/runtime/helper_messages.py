@@ -50,12 +50,16 @@ class HostSetup:
 
 @dataclass(frozen=True, slots=True)
 class GateSetup:
-    """A gate's interfaces, and the seconds that packets renew a rule to. Raises ValueError."""
+    """A gate's interfaces, and the seconds that packets renew a rule to. Raises ValueError.
+
+    `rewrites`: make the parts of the table for that now, and not with the first such rule.
+    """
 
     inside: tuple[str, ...]
     outside: tuple[str, ...]
     lifetime_s: float
     signaling_port: int = SIGNALING_PORT
+    rewrites: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inside", tuple(self.inside))

@@ -34,8 +34,8 @@ from wayside.core.host import Host
 from wayside.core.identity import key_text
 from wayside.core.rule import Cid
 from wayside.kernel.changes import open_changes, read_changes
-from wayside.kernel.links import usable_addresses
 from wayside.kernel.plan import KernelError
+from wayside.kernel.usable import usable_addresses
 
 from .udp import source_towards
 
@@ -107,7 +107,6 @@ class Moves:
         self._spent_s = 0.0
         self._looked_at = 0.0
         self._slices: deque[dict[IP, IP]] = deque()
-        self._holding_back: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Listen to the kernel; look once, for what changed while nobody listened."""
@@ -122,8 +121,6 @@ class Moves:
         self._news.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self._holding_back is not None:
-            self._holding_back.cancel()
         self._slices.clear()
 
     def journey(self, cid: Cid) -> Journey | None:
@@ -194,7 +191,7 @@ class Moves:
                     journey.since = journey.since or since
         self._slices = deque(_slices(changed, peers, self._host.context.redirectors))
         self._tell_next()
-        self._holding_back = asyncio.ensure_future(self._hold_back(self._holding_back))
+        self._hold_back()
         self._on_change()
         self._spent_s += time.monotonic() - began
 
@@ -204,12 +201,10 @@ class Moves:
         self._deliver(SourcesChanged(self._slices.popleft()))
         asyncio.get_running_loop().call_soon(self._tell_next)
 
-    async def _hold_back(self, before: asyncio.Task[None] | None) -> None:
+    def _hold_back(self) -> None:
         """Hold what has no way any more; let go what has its old way again."""
-        if before is not None:
-            await before
         try:
-            usable = await usable_addresses()
+            usable = usable_addresses()
         except KernelError as error:
             _log.warning("packets without a way are not held", why=str(error))
             return

@@ -1,4 +1,4 @@
-"""What an agent must find again after it was killed: its connections and its peers' addresses.
+"""What an agent must find again after it was killed: connections, peers' addresses, their names.
 
 The rules are in the kernel; this is the little that the kernel has no place for. SQLite in WAL
 mode survives a SIGKILL at any moment. A write is not forced to the disk: after a power failure the
@@ -18,6 +18,7 @@ from .errors import WaysideError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS connection (cid BLOB PRIMARY KEY, saved BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS peer (number INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL);
+CREATE TABLE IF NOT EXISTS name (name TEXT UNIQUE NOT NULL, certificate BLOB NOT NULL);
 """
 
 
@@ -61,6 +62,18 @@ class Store:
     def peers(self) -> list[bytes]:
         """The keys of peers in the order in which they were met."""
         return [key for (key,) in self._db.execute("SELECT key FROM peer ORDER BY number")]
+
+    def learn(self, name: str, certificate: bytes) -> None:
+        """Keep who has a name, in place of what was kept of it before."""
+        self._db.execute("INSERT OR REPLACE INTO name VALUES (?, ?)", (name, certificate))
+
+    def unlearn(self, name: str) -> None:
+        """Keep nothing of a name."""
+        self._db.execute("DELETE FROM name WHERE name = ?", (name,))
+
+    def learnt(self) -> list[tuple[str, bytes]]:
+        """All names that are kept, with their certificates, the oldest first."""
+        return list(self._db.execute("SELECT name, certificate FROM name ORDER BY rowid"))
 
     def close(self) -> None:
         """Close the database."""

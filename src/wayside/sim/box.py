@@ -10,11 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from wayside.core import constants as c
 from wayside.core.address import Address
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import ChangeRules, Dropped, Effect, ReadRule, SendDatagram
+from wayside.core.effects import (
+    ChangeRules,
+    Dropped,
+    Effect,
+    ReadRule,
+    SendDatagram,
+    side_by_side,
+)
 from wayside.core.events import (
     ClockSet,
     DatagramReceived,
@@ -23,6 +31,7 @@ from wayside.core.events import (
     RulesFailed,
     TimePassed,
 )
+from wayside.core.rule import Cid
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .clock import LocalClock
@@ -178,7 +187,8 @@ class Driver:
                 case SendDatagram():
                     self._send(effect)
                 case ChangeRules():
-                    self._change(effect, effects[at + 1 :])
+                    together = side_by_side(effects[at:])
+                    self._change(together, effects[at + len(together) :])
                     return
                 case ReadRule():
                     self._read(effect)
@@ -198,28 +208,43 @@ class Driver:
         flow = signaling_flow(source.with_port(c.SIGNALING_PORT), effect.destination)
         self._box.transmit(build_udp(flow, effect.data))
 
-    def _change(self, effect: ChangeRules, rest: list[Effect]) -> None:
-        changes: list[Change] = [Remove(rule) for rule in effect.remove]
-        changes += [Put(rule) for rule in effect.put]
-        if not changes:
-            self._changed(effect, rest)
+    def _change(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+        waiting = [effect for effect in together if effect.remove or effect.put]
+        if not waiting:
+            self._changed(together, rest)
             return
-        self._box.kernel.submit(changes, lambda error: self._answered(effect, rest, error))
+        errors: dict[Cid, KernelError] = {}
+        left = len(waiting)
 
-    def _answered(self, effect: ChangeRules, rest: list[Effect], error: KernelError | None) -> None:
-        if not self._alive:
-            return
-        if error is not None and effect.put:
-            if effect.remove:  # which is no less due
-                self._change(ChangeRules(effect.cid, remove=effect.remove), [])
-            self.deliver(RulesFailed(effect.cid, str(error)))
-            return
-        self._changed(effect, rest)
+        def answered(effect: ChangeRules, error: KernelError | None) -> None:
+            nonlocal left
+            left -= 1
+            if error is not None and effect.put:
+                errors[effect.cid] = error
+            if not left and self._alive:
+                self._answered(together, rest, errors)
 
-    def _changed(self, effect: ChangeRules, rest: list[Effect]) -> None:
-        self._note_rules(effect)
-        for datagram in effect.then:
-            self._send(datagram)
+        self._box.kernel.submit_all(
+            [(_changes_of(effect), partial(answered, effect)) for effect in waiting]
+        )
+
+    def _answered(
+        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, KernelError]
+    ) -> None:
+        for effect in together:
+            if effect.cid in errors and effect.remove:  # which is no less due
+                self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
+        for cid, error in errors.items():
+            self.deliver(RulesFailed(cid, str(error)))
+        made = [effect for effect in together if effect.cid not in errors]
+        if made:
+            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in errors])
+
+    def _changed(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+        for effect in together:
+            self._note_rules(effect)
+            for datagram in effect.then:
+                self._send(datagram)
         self.perform(rest)
 
     def _read(self, effect: ReadRule) -> None:
@@ -271,3 +296,7 @@ class Driver:
             note = report_note(place.clock.now, box.name, box.role, effect)
             if note is not None:
                 place.trace.note(note)
+
+
+def _changes_of(effect: ChangeRules) -> list[Change]:
+    return [*map(Remove, effect.remove), *map(Put, effect.put)]

@@ -102,9 +102,14 @@ class Kernel:
 
     def submit(self, changes: Sequence[Change], done: Done) -> None:
         """Ask for changes; `done` hears when they are made, or why not."""
-        put = any(isinstance(change, Put) for change in changes)
-        fails = self._chance.random() < self.conditions.failing and put
-        self._waiting.append(_Asked(changes, done, fails))
+        self.submit_all([(changes, done)])
+
+    def submit_all(self, asked: Sequence[tuple[Sequence[Change], Done]]) -> None:
+        """Ask for several at once: nothing that others ask for comes between them."""
+        for changes, done in asked:
+            put = any(isinstance(change, Put) for change in changes)
+            fails = self._chance.random() < self.conditions.failing and put
+            self._waiting.append(_Asked(changes, done, fails))
         if not self._batch:
             self._begin()
 
