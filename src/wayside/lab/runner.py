@@ -16,7 +16,7 @@ import msgspec
 
 from wayside.lab import ladder, ladder_mermaid, ladder_svg, ladder_text
 from wayside.lab.enclosure import Enclosure
-from wayside.lab.scenario import SCENARIOS, UNFINISHED, Check, summary_of
+from wayside.lab.scenario import SCENARIOS, Check, summary_of
 from wayside.runtime import eventlog
 from wayside.runtime.errors import ConfigError, WaysideError
 
@@ -136,7 +136,7 @@ def draw(folder: Path, title: str) -> Path:
 
 def _chosen(names: Sequence[str], families: Iterable[int]) -> list[tuple[str, int]]:
     for name in names:
-        if name not in SCENARIOS | UNFINISHED:
+        if name not in SCENARIOS:
             raise ConfigError(
                 f"there is no scenario {name!r}",
                 why=f"there are {', '.join(SCENARIOS)}",
