@@ -56,7 +56,6 @@ from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rendezvous import Rendezvous
 from wayside.core.route import TokenBox
 from wayside.core.rule import Cid, Rule
-from wayside.core.stand_in import StandIn
 from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Box, Translation
 
@@ -145,11 +144,7 @@ class Pair:
         self.c, self.s = client or make_host("c"), server or make_host("s")
         names = [f"g{number + 1}" for number in range(gates)]
         self.gates = {name: make_gate(name, policy=gate_policy) for name in names}
-        self.nodes: dict[str, Host | Gate | Rendezvous | StandIn] = {
-            "c": self.c,
-            **self.gates,
-            "s": self.s,
-        }
+        self.nodes: dict[str, Host | Gate | Rendezvous] = {"c": self.c, **self.gates, "s": self.s}
         self.order = list(self.nodes)
         self.inside, self.data, self.answer, self.transport = inside, data, answer, transport
         self.own = {name: self._addresses(at, family) for at, name in enumerate(self.order)}

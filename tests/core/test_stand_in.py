@@ -71,6 +71,16 @@ class Deaf:
         return []
 
 
+def put(pair: Pair, name: str, machine: Any) -> None:
+    """Another machine in a node's place."""
+    pair.nodes[name] = machine
+
+
+def at_node(pair: Pair, name: str) -> Any:
+    """What is in a node's place."""
+    return pair.nodes[name]
+
+
 def standing_in(gate: Gate, *networks: str, side: str = "outside") -> StandIn:
     """The same gate, answering for the service `https` of hosts in these networks."""
     box, key = gate._box, gate.context.key
@@ -88,8 +98,8 @@ def legacy(gates: int = 1, at: str = "g1", leave: Leave = MAY, **more: Any) -> P
     """A deaf server, a gate that stands in for it, and a client that asks for nobody's key."""
     pair = Pair(gates, **more)
     machine = standing_in(pair.gates[at], "10.0.0.0/8", "fd00::/8")
-    pair.nodes[at] = machine
-    pair.nodes["s"] = Deaf()  # type: ignore[assignment]
+    put(pair, at, machine)
+    put(pair, "s", Deaf())
     peer = PeerIdentity(NOBODY, "printer.lab", leave=leave)
     return pair.open(1.0, peer=peer)
 
@@ -119,7 +129,7 @@ def test_a_gate_answers_in_the_place_of_a_host_that_cannot(
     assert [hop.key for hop in hops_of(pair.last(Accept).data)] == [
         pair.gates[name].context.key.public for name in passed
     ]
-    assert pair.nodes["s"].heard == []  # type: ignore[union-attr]
+    assert at_node(pair, "s").heard == []
 
 
 def test_the_redirect_names_the_gate_and_leads_to_the_host_itself() -> None:
@@ -147,7 +157,7 @@ def test_a_stand_in_answers_there_and_itself_or_is_not_followed(change: str) -> 
     """R-12.3: not in another's name, and not elsewhere."""
     pair = Pair(1)
     peer = PeerIdentity(NOBODY, "printer.lab", leave=MAY)
-    pair.nodes["s"] = Deaf()  # type: ignore[assignment]
+    put(pair, "s", Deaf())
     pair.open(0.0, peer=peer)
     asked = pair.last(Open, "c")
     header = Header(Redirect.TYPE, 0, pair.cid)
@@ -171,8 +181,7 @@ def test_a_stand_in_answers_there_and_itself_or_is_not_followed(change: str) -> 
 def test_a_connection_that_a_gate_answers_for_is_refreshed_and_closed() -> None:
     """R-12.2, R-5.4.1, R-5.9.2: as any other."""
     pair = legacy(2, "g2")
-    stand_in = pair.nodes["g2"]
-    assert isinstance(stand_in, StandIn)
+    stand_in = at_node(pair, "g2")
     pair.run(200)
     assert pair.connection("c").keys.seq >= 8
     assert stand_in.answers(pair.cid)
@@ -202,7 +211,7 @@ def test_a_gate_that_restarts_answers_the_next_refresh() -> None:
     fresh = Gate(old.context, FrontDoor(old._box, Budget()), old._box, Quota(100, 100))
     fresh.restore([(rule, 80.0) for rule in pair.kernel["g1"].values()], pair.now)
     pair.gates["g1"] = fresh
-    pair.nodes["g1"] = standing_in(fresh, "10.0.0.0/8")
+    put(pair, "g1", standing_in(fresh, "10.0.0.0/8"))
     pair.run(100)
     assert pair.connection("c").state is State.CONNECTED
     assert pair.connection("c").keys.seq >= 4
@@ -230,8 +239,8 @@ def test_no_data_rides_to_who_cannot_deliver_it() -> None:
 def test_a_service_that_the_host_has_not_is_refused_by_the_gate() -> None:
     """R-12.2, R-5.1.8: REJECT 2, signed by the gate."""
     pair = Pair(1)
-    pair.nodes["g1"] = standing_in(pair.gates["g1"], "10.0.0.0/8")
-    pair.nodes["s"] = Deaf()  # type: ignore[assignment]
+    put(pair, "g1", standing_in(pair.gates["g1"], "10.0.0.0/8"))
+    put(pair, "s", Deaf())
     peer = PeerIdentity(NOBODY, "printer.lab", leave=MAY)
     pair.open(1.0, service="ssh", peer=peer)
     terms = decode_body(RejectTerms, body_of(pair.last(Reject).data, Reject).signed)
@@ -245,7 +254,7 @@ def test_a_service_that_the_host_has_not_is_refused_by_the_gate() -> None:
 def test_the_policy_of_the_gate_comes_first() -> None:
     """R-12.2: what it does not allow, it does not answer for."""
     pair = Pair(1, gate_policy=Policy(default=PolicyAction.REJECT))
-    pair.nodes["g1"] = standing_in(pair.gates["g1"], "10.0.0.0/8")
+    put(pair, "g1", standing_in(pair.gates["g1"], "10.0.0.0/8"))
     peer = PeerIdentity(NOBODY, "printer.lab", leave=MAY)
     pair.open(1.0, peer=peer)
     assert pair.kinds() == "c:OPEN g1:REJECT"
@@ -255,7 +264,7 @@ def test_a_gate_answers_for_hosts_of_one_side_only_and_for_no_others() -> None:
     """R-12.2: a host there that is asked from its own side, or has another address, is asked."""
     for side, network in (("inside", "10.0.0.0/8"), ("outside", "192.0.2.0/24")):
         pair = Pair(1)
-        pair.nodes["g1"] = standing_in(pair.gates["g1"], network, side=side)
+        put(pair, "g1", standing_in(pair.gates["g1"], network, side=side))
         pair.open()
         assert pair.is_up
         assert pair.connection("c").agreement.stands == ""
