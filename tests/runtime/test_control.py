@@ -329,6 +329,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "hidden": "bool",
                 "moves": "int",
                 "gap_ms": "NoneType",
+                "stands": "str",
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],

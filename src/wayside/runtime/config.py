@@ -246,8 +246,9 @@ def _peer(document: Document, name: str, raw: object) -> Peer:
     if not file.key and not (leave.gate or leave.plain):
         raise document.error(
             at,
-            f"`{name}` has no `key`",
+            "the key `key` is missing",
             hint='`legacy = "gate"` or `fallback = "plain"`, if it knows nothing of wayside',
+            code="WS-2104",
         )
     identity = PeerIdentity(
         document.value((*at, "key"), public_key, file.key) if file.key else key_of_nobody(name),
