@@ -112,6 +112,7 @@ REJECT_TERMS = st.builds(
     reason=_text(c.REASON_BYTES_MAX),
     rule=st.just("") | WORDS,
     by=_text(c.NAME_BYTES_MAX),
+    observed=st.none() | ADDRESSES,
 )
 REDIRECT_TERMS = st.builds(
     m.RedirectTerms,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wayside.core.address import Address, Flow, Transport
-from wayside.kernel.icmp import error_from_socket, translate_error
+from wayside.kernel.icmp import error_from_socket, returned_signaling, translate_error
 from wayside.kernel.packets import build_icmp_error, build_udp, checksum, parse_flow
 
 CASES = {
@@ -80,3 +80,42 @@ def test_any_bytes_give_a_packet_or_none(family: int, message: bytes, cut: int) 
     wire, local = CASES[family]
     translate_error(message, family, {wire: local}.get)
     translate_error(error_about(wire, *TOO_BIG[family])[:cut], family, {wire: local}.get)
+
+
+SIGNALING = {
+    4: Flow(Transport.UDP, Address.parse("10.1.0.2:4747"), Address.parse("10.2.0.1:4747")),
+    6: Flow(Transport.UDP, Address.parse("[fd00::2]:4747"), Address.parse("[fd00::1]:4747")),
+}
+CLOSED = {4: (3, 3), 6: (1, 4)}
+DATAGRAM = b"CSP\1\1" + bytes(range(200))
+
+
+def closed_port(family: int, data: bytes, code: tuple[int, int] | None = None) -> bytes:
+    wire = SIGNALING[family]
+    quoted = build_udp(wire, data)
+    return build_icmp_error(wire, *(code or CLOSED[family]), 0, quoted)[HEADER[family] :]
+
+
+@FAMILIES
+def test_a_closed_signaling_port_tells_what_was_said_to_it(family: int) -> None:
+    """R-12.4."""
+    found = returned_signaling(closed_port(family, DATAGRAM), family)
+    assert found == (SIGNALING[family], DATAGRAM)
+
+
+@FAMILIES
+def test_only_a_closed_port_and_a_whole_header_are_told(family: int) -> None:
+    """R-12.4: other errors, other datagrams, and less than the cid."""
+    other = (3, 1) if family == 4 else (1, 3)
+    assert returned_signaling(closed_port(family, DATAGRAM, other), family) is None
+    assert returned_signaling(closed_port(family, b"not ours" * 8), family) is None
+    assert returned_signaling(closed_port(family, DATAGRAM[:31]), family) is None
+    whole = closed_port(family, DATAGRAM)
+    assert [returned_signaling(whole[:size], family) for size in range(60)] == [None] * 60
+
+
+@given(st.binary(max_size=120))
+def test_no_bytes_in_the_place_of_an_error_raise(data: bytes) -> None:
+    for family in (4, 6):
+        for kind in CLOSED.values():
+            returned_signaling(bytes(kind) + data, family)

@@ -7,6 +7,8 @@ import pytest
 from wayside.lab import demo, runner
 from wayside.lab.scenario import SCENARIOS
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+
 pytestmark = pytest.mark.netns
 
 
@@ -17,6 +19,15 @@ def test_every_check_of_a_scenario_is_ok(name: str, family: int, tmp_path: Path)
     assert result.ok, [check for check in result.checks if not check.ok]
     words = Path(result.ladder).with_suffix(".txt").read_text()
     assert "OPEN" in words
+
+
+def test_the_table_in_the_readme_is_what_the_lab_finds(tmp_path: Path) -> None:
+    """Of every gate, NAT and peer: what works, and what `status` says."""
+    result = runner.run("legacy", 4, tmp_path)
+    told = README.read_text().partition("<!-- legacy: begin -->\n")[2]
+    assert told.partition("<!-- legacy: end -->")[0] == (
+        Path(result.ladder).with_name("table.txt").read_text()
+    )
 
 
 def test_the_demo_tells_only_what_is_true(

@@ -11,7 +11,7 @@ import pytest
 from pair import Pair
 from wayside.core.address import Flow, Transport
 from wayside.core.effects import ReportOpened, ReportRefused
-from wayside.core.events import DataAnswered
+from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.packets import Packet, build_ip, build_udp
@@ -81,7 +81,7 @@ class Stage:
 
     def _close(self, cid: Cid, why: str) -> None: ...
 
-    def _answer(self, event: DataAnswered) -> None: ...
+    def _answer(self, event: DataAnswered | DatagramReceived) -> None: ...
 
     def says(self, data: bytes) -> bytes:
         """The application sends a packet; as it is."""

@@ -312,14 +312,8 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
         "uptime_s": "float",
         "connections_total": "int",
         "connections": [
-            {
-                "cid": "str",
-                "peer": "str",
-                "service": "str",
-                "transport": "str",
-                "state": "str",
-                "flow": "str",
-                "wire": "str",
+            dict.fromkeys(["cid", "peer", "service", "transport", "state", "flow", "wire"], "str")
+            | {
                 "expires_s": "NoneType",
                 "packets": "int",
                 "bytes": "int",
@@ -329,6 +323,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "hidden": "bool",
                 "moves": "int",
                 "gap_ms": "NoneType",
+                "stands": "str",
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],

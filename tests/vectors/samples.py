@@ -104,6 +104,9 @@ def samples() -> dict[str, Json]:
             _signed("with words in it", m.Reject, replace(
                 REJECT, reason="no ssh from here: frag Zoë", rule="no-ssh", by="gate.lab"
             ), gate, 2, hops=HOPS),
+            _signed("to an OPEN behind a NAT", m.Reject, replace(
+                REJECT, code=m.Code.BAD_ADDRESS, observed=FOUR[1]
+            ), gate),
         ],
         "redirect": [
             _signed("to an address", m.Redirect, _redirect(m.Locator(SIX[1])), gate),

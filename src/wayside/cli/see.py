@@ -75,11 +75,13 @@ def _print_status(reply: StatusReply) -> None:
 
 def _journey_lines(one: ConnectionRecord) -> list[str]:
     """What a connection is beside its flow: on the wire, at the other end, by whom, moved."""
-    if one.wire == one.flow and not one.via:
+    if one.wire == one.flow and not one.via and not one.stands:
         return []
     lines = [f" {one.peer} {one.service}: leaves as {one.wire}"]
     if one.there and one.there != one.wire:
         lines.append(f"   arrives as {one.there}")
+    if one.stands:
+        lines.append(f"   {one.stands}")
     boxes = ", ".join(f"{hop.role} {hop.key[:KEY_SHOWN]}..." for hop in one.via)
     way = f"by way of {boxes}" if boxes else "direct"
     if one.hidden:

@@ -40,7 +40,7 @@ from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagra
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
 from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, OpenTerms, encode
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, source_of
+from .opening import SIGNATURE_CONTEXT, CheckedOpen
 from .route import hops_hash
 from .rule import Rule
 from .saved import save
@@ -174,11 +174,9 @@ class Answerer(Connection):
 
     def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
         """Our packets to where this OPEN comes from, from where it was sent to. Spec: R-5.4.6."""
-        message, about = event.message, self.agreement.wire
-        assert isinstance(message, Open)
+        about = self.agreement.wire
         here = opened.flow.destination if event.destination.ip.is_unspecified else event.destination
-        there = source_of(opened.terms, message.hops)
-        return Flow(about.transport, here.with_port(about.source.port), there)
+        return Flow(about.transport, here.with_port(about.source.port), opened.source)
 
     def _credit(self, event: MessageReceived) -> float:
         """Bytes that an OPEN lets us send to where it came from, before CONFIRM. Spec: R-7.5."""

@@ -14,7 +14,7 @@ from . import constants as c
 from .address import IP, Address, Flow
 from .answerer import Offer
 from .codec import DecodeError, Header, decode_body, encode_body
-from .connection import Connection, State, accept_seen, confirm_proof, connection_key
+from .connection import State, accept_seen, confirm_proof, connection_key
 from .crypto import (
     ZERO_NONCE,
     BadSignature,
@@ -32,7 +32,6 @@ from .effects import (
     DeliverData,
     Effect,
     ReportOpened,
-    ReportRefused,
     SendDatagram,
 )
 from .errors import DropReason
@@ -56,6 +55,7 @@ from .route import ISSUER_BYTES, hops_hash, returning
 from .saved import save
 from .timers import Timer
 from .way import Role
+from .yielding import GATE_ANSWERS, Yielding
 
 KEY_SHOWN = 13
 """Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
@@ -78,7 +78,8 @@ class Attempt:
     """None once it was answered."""
     secret: bytes
     hash: bytes
-    started: float
+    outside: Address | None
+    """Our source behind a NAT that says nothing. Spec: R-12.5."""
     carries_data: bool = False
     redirects: int = 0
     tries: int = 0
@@ -88,7 +89,7 @@ class Attempt:
     """What answered the ACCEPT that was believed, and answers every other one."""
 
 
-class Asker(Connection):
+class Asker(Yielding):
     """What an end does that asks."""
 
     __slots__ = ()
@@ -113,6 +114,8 @@ class Asker(Connection):
         about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
+        moves = wire.source.ip != about.wire.source.ip
+        outside = after.outside if after else None if moves else about.outside
         terms = OpenTerms(
             from_key=self.host.key.public,
             to_key=about.peer.key,
@@ -126,7 +129,7 @@ class Asker(Connection):
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
             approval=approval,
-            alternatives=self._outside(),
+            alternatives=self._outside() or ((outside,) if outside else ()),
         )
         signed = encode_body(terms)
         carries = False
@@ -140,7 +143,7 @@ class Asker(Connection):
         message = Open(signed, signature, mac=proof)
         redirects = after.redirects if after else 0
         self.attempt = Attempt(
-            seq, wire, message, secret, open_hash(header, signed), now, carries, redirects
+            seq, wire, message, secret, open_hash(header, signed), outside, carries, redirects
         )
         return self._repeat(now)
 
@@ -187,7 +190,7 @@ class Asker(Connection):
             case Timer.RETRANSMIT if self.state in (State.OPENING, State.CONNECTED):
                 return self._repeat(now)
             case Timer.GIVE_UP if self.state is State.OPENING:
-                return self._refused(0, "nobody answered", "", "", now)
+                return self._fall_back() or self._refused(0, "nobody answered", "", "", now)
             case Timer.GIVE_UP if self.state is State.CONNECTED:
                 self.timers.stop(Timer.RETRANSMIT)
                 if self.attempt is not None and self._moves(self.attempt):
@@ -358,7 +361,8 @@ class Asker(Connection):
     def _connected(
         self, attempt: Attempt, wire: Flow, terms: AcceptTerms, confirm: SendDatagram, now: float
     ) -> list[Effect]:
-        first, before = self.state is State.OPENING, self.agreement
+        first = self.state is State.OPENING
+        before = self.agreement = replace(self.agreement, outside=attempt.outside)
         switch = self._switch(wire, (confirm,))
         about = self.agreement
         if self.offer is not None and not self.offer.confirmed:  # it was asked where we were
@@ -389,6 +393,7 @@ class Asker(Connection):
                 self.lifetime_s,
                 refreshed=not first,
                 carried=attempt.carries_data and not attempt.challenges,
+                stands=about.stands,
             )
         )
         return effects + self._answer_data(terms)
@@ -434,6 +439,11 @@ class Asker(Connection):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
+        outside = self._learnt(terms, attempt.wire, attempt.outside)
+        if outside and attempt.message and attempt.redirects < c.REDIRECTS_MAX:
+            approval = decode_body(OpenTerms, attempt.message.signed).approval
+            asked = replace(attempt, outside=outside, redirects=attempt.redirects + 1)
+            return self._ask(attempt.wire, now, approval=approval, after=asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
@@ -454,7 +464,8 @@ class Asker(Connection):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         by_peer = terms.from_key not in self.host.redirectors
-        known = not by_peer or terms.from_key == self.agreement.peer.key
+        stands_in = self._may_stand_in(terms)
+        known = not by_peer or stands_in or terms.from_key == self.agreement.peer.key
         why = "" if known else "by somebody whom this host does not let redirect it"
         if attempt.redirects >= c.REDIRECTS_MAX:
             why = "and so on: this goes in circles"
@@ -466,8 +477,10 @@ class Asker(Connection):
         if why:
             by = key_text(terms.from_key)
             return self._refused(Code.NO_ROUTE, f"sent on to {there}, {why}", by, "", now)
-        if terms.key and self.state is State.OPENING and not by_peer:
-            self.agreement = replace(self.agreement, peer=PeerIdentity(terms.key))
+        if terms.key and self.state is State.OPENING and (stands_in or not by_peer):
+            peer = self.agreement.peer
+            peer = PeerIdentity(terms.key, peer.name if stands_in else "", leave=peer.leave)
+            self.agreement = replace(self.agreement, peer=peer, stands=GATE_ANSWERS)
         elif not terms.relay and self.state is State.OPENING:
             home = self.agreement.home or self.towards  # which may be asked again and again
             self.agreement = replace(self.agreement, home=home)
@@ -478,12 +491,3 @@ class Asker(Connection):
             wire = Flow(wire.transport, wire.source, destination)
         asked = replace(attempt, redirects=attempt.redirects + 1)
         return self._ask(wire, now, approval=terms.approval, after=asked)
-
-    def _refused(self, code: int, reason: str, by: str, rule: str, now: float) -> list[Effect]:
-        about = self.agreement
-        report = ReportRefused(about.cid, str(about.peer), about.service, code, reason, by, rule)
-        if self.state is State.OPENING:
-            self._end("", now, report=False)
-            self.timers.stop()
-            return [report]
-        return [report, *self._end(f"refused: {reason}", now)]

@@ -21,6 +21,7 @@ from .errors import DropReason, IllegalMove
 from .events import (
     CloseRequested,
     DataAnswered,
+    DatagramReceived,
     MessageReceived,
     OpenRequested,
     RulesFailed,
@@ -38,6 +39,7 @@ ConnectionEvent = (
     | OpenRequested
     | CloseRequested
     | DataAnswered
+    | DatagramReceived
     | RulesFailed
     | SourcesChanged
     | TimePassed
@@ -52,6 +54,7 @@ class State(Enum):
     ANSWERING = "asked, with data; waiting a moment for the application's answer"
     OFFERED = "ACCEPT sent, not confirmed yet"
     CONNECTED = "both ends agree; data flows"
+    PLAIN = "nobody answered, and the user lets packets go without"
     CLOSING = "CLOSE sent, no echo yet"
     ENDED = "over; remembered for a while"
 
@@ -85,6 +88,10 @@ class Agreement:
     local: Flow
     home: Address | None = None
     """Where one asks for the peer when it is not where it was: the rendezvous that told us."""
+    stands: str = ""
+    """How it is, if it was not agreed with the peer itself. Spec: R-12.3, R-12.4."""
+    outside: Address | None = None
+    """Our source behind a NAT that says nothing of itself. Spec: R-12.5."""
 
     @property
     def outbound(self) -> tuple[Rule, ...]:
@@ -183,6 +190,8 @@ class Connection:
                 return self._on_rules_failed(event, now)
             case SourcesChanged():
                 return self._on_sources_changed(event, now)
+            case DatagramReceived():
+                return self._on_returned(event, now)
             case TimePassed():
                 return [
                     effect
@@ -234,6 +243,9 @@ class Connection:
         return []
 
     def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
+        return []
+
+    def _on_returned(self, event: DatagramReceived, now: float) -> list[Effect]:
         return []
 
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:

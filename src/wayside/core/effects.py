@@ -100,7 +100,8 @@ class ForgetConnection:
 class ReportOpened:
     """The connection is up, or up again; `wire` and `local` as in OpenRequested.
 
-    `carried`: the application's first datagram rode on the OPEN and need not be sent again.
+    `carried`: the application's first datagram rode on the OPEN and need not be sent again;
+    `stands`: how it is, if it was not agreed with the peer itself.
     """
 
     cid: Cid
@@ -111,6 +112,7 @@ class ReportOpened:
     lifetime_s: float
     refreshed: bool = False
     carried: bool = False
+    stands: str = ""
 
 
 @dataclass(frozen=True, slots=True)

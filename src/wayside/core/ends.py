@@ -21,7 +21,8 @@ class Initiator(Asker, Answerer):
     PARITY: ClassVar = 0
     TRANSITIONS: ClassVar = {
         State.IDLE: frozenset({State.OPENING}),
-        State.OPENING: frozenset({State.CONNECTED, State.ENDED}),
+        State.OPENING: frozenset({State.CONNECTED, State.PLAIN, State.ENDED}),
+        State.PLAIN: frozenset({State.ENDED}),
         State.CONNECTED: frozenset({State.CLOSING, State.ENDED}),
         State.CLOSING: frozenset({State.ENDED}),
         State.ENDED: frozenset(),

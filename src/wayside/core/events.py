@@ -21,7 +21,8 @@ class DatagramReceived:
     """A signaling datagram came in.
 
     `destination` is where the sender addressed it: our own address, or, at a gate that
-    intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from.
+    intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from. `returned`:
+    it is one of ours, or its beginning: the network says that nobody takes them where it went.
     """
 
     data: bytes
@@ -29,6 +30,7 @@ class DatagramReceived:
     destination: Address
     transit: bool = False
     side: str = ""
+    returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from .events import (
 )
 from .identity import Names, PeerIdentity
 from .messages import Code, Open
-from .opening import CheckedOpen, Refusal, check_open, redirect, refuse, source_of
+from .opening import CheckedOpen, Refusal, check_open, redirect, refuse
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
@@ -95,6 +95,9 @@ class Host:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
         match event:
+            case DatagramReceived(returned=True):
+                connection = self.connections.get(Cid(event.data[16:32]))
+                return self._step(connection, event, now) if connection else []
             case DatagramReceived():
                 admitted = self._door.admit(event, now)
                 if isinstance(admitted, MessageReceived):
@@ -195,8 +198,7 @@ class Host:
     ) -> Refusal | None:
         """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
         refusal = misled(event, message, opened) or misplaced(event, message, opened)
-        source = source_of(opened.terms, message.hops)
-        if self.virtual is not None and self.virtual.covers(source.ip):
+        if self.virtual is not None and self.virtual.covers(opened.source.ip):
             refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
         return refusal
 
@@ -242,10 +244,9 @@ class Host:
         terms = opened.terms
         port = 0 if terms.transport is Transport.NONE else port
         peer = PeerIdentity(terms.from_key, opened.from_name or "", terms.from_certificate)
-        message, here = event.message, event.destination
-        assert isinstance(message, Open)
+        here = event.destination
         here = terms.destination if here.ip.is_unspecified else here
-        wire = Flow(terms.transport, here.with_port(port), source_of(terms, message.hops))
+        wire = Flow(terms.transport, here.with_port(port), opened.source)
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
             return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")

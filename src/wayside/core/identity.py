@@ -36,12 +36,24 @@ def key_from_text(name: str) -> bytes | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """What a user lets a connection be whose peer does not answer itself. Spec: R-12.3, R-12.4.
+
+    `gate`: a gate may answer in its place; `plain`: nobody needs to answer.
+    """
+
+    gate: bool = False
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PeerIdentity:
     """A key (32 bytes), and the certificate (encoded) of its name where it has one."""
 
     key: bytes
     name: str = ""
     certificate: bytes = b""
+    leave: Leave = Leave()
 
     def __str__(self) -> str:
         return self.name or key_text(self.key)

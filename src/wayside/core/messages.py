@@ -183,6 +183,7 @@ class RejectTerms:
         Field(4, "reason", REASON),
         Field(5, "rule", SERVICE, optional=True),
         Field(6, "by", text(c.NAME_BYTES_MAX), optional=True),
+        Field(7, "observed", ADDRESS, optional=True),
     )
     from_key: bytes
     open_hash: bytes
@@ -190,6 +191,8 @@ class RejectTerms:
     reason: str
     rule: str = ""
     by: str = ""
+    observed: Address | None = None
+    """Where the OPEN came from, if that is not where it says. Spec: R-12.5."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class CheckedOpen:
     terms: OpenTerms
     hash: bytes
     flow: Flow
+    source: Address
+    """The effective source. Spec: R-5.1.6."""
     from_name: str | None
     to_name: str | None
 
@@ -70,7 +72,7 @@ def check_open(
     try:
         terms = decode_body(OpenTerms, message.signed)
         flow = Flow(terms.transport, terms.source, terms.destination)
-        source = source_of(terms, message.hops)
+        source = source_of(terms, message.hops, event.source.ip)
     except (DecodeError, ValueError):
         return DropReason.MALFORMED
     if not (is_sound(flow) and is_source(source, flow)):
@@ -89,6 +91,7 @@ def check_open(
         terms,
         open_hash(event.header, message.signed),
         flow,
+        source,
         names.name_of(terms.from_key, terms.from_certificate, unix_s),
         names.name_of(terms.to_key, terms.to_certificate, unix_s),
     )
@@ -161,6 +164,7 @@ class Refusal:
     code: Code
     reason: str
     rule: str = ""
+    observed: Address | None = None
 
 
 def answer(event: DatagramReceived | MessageReceived, data: bytes) -> SendDatagram:
@@ -169,13 +173,15 @@ def answer(event: DatagramReceived | MessageReceived, data: bytes) -> SendDatagr
     return SendDatagram(data, event.source, event.destination if known else None)
 
 
-def source_of(terms: OpenTerms, hops: tuple[Hop, ...]) -> Address:
+def source_of(terms: OpenTerms, hops: tuple[Hop, ...], seen: IP) -> Address:
     """Where the flow of an OPEN comes from behind these hops: the last one that rewrote it says.
 
-    Spec: R-8.1.
+    `seen`: where the datagram came from; behind a NAT that says nothing, that is what whoever asks
+    has learnt of it. Spec: R-5.1.6, R-8.1, R-12.5.
     """
-    told = [hop.source for hop in hops if hop.source is not None]
-    return told[-1] if told else terms.source
+    told = [terms.source, *(hop.source for hop in hops if hop.source is not None)][-1]
+    outside = next((one for one in (told, *terms.alternatives[:1]) if one.ip == seen), told)
+    return outside if terms.source.port else outside.with_port(0)
 
 
 def refuse(
@@ -197,6 +203,7 @@ def refuse(
             cut(refusal.reason, most),
             cut(refusal.rule, min(most, c.SERVICE_BYTES_MAX)),
             cut(name, min(most, c.NAME_BYTES_MAX)),
+            refusal.observed,
         )
         signed = encode_body(terms)
         if c.HEADER_BYTES + len(encode_body(Reject(signed, bytes(64), hops))) <= room:

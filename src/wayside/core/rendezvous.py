@@ -40,7 +40,7 @@ from .gate import Gate
 from .hiding import await_from, follow
 from .host import Host
 from .messages import Code, Open, OpenTerms, decode, encode
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash, source_of
+from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash
 from .passage import Stage
 from .policy import PolicyAction
 from .rule import Cid
@@ -231,7 +231,7 @@ class Rendezvous:
             return forwarding.refuse(asked, opened, refusal)
         if verdict.action is not PolicyAction.STEER:
             return [forwarding.redirect_to(asked, opened, located.at, now)]
-        near, here = source_of(opened.terms, message.hops), asked.destination
+        near, here = opened.source, asked.destination
         way = Way(Role.HIDING, near, here, located.at, here)
         lent = lent_way(asked, opened, way, self.gate.context.box, self.gate.table)
         if isinstance(lent, Refusal):

@@ -49,11 +49,13 @@ class Saved:
         Field(8, "wire_destination", ADDRESS),
         Field(9, "local_source", ADDRESS),
         Field(10, "local_destination", ADDRESS),
-        Field(11, "keys", many(nested(SavedKey), 3)),
+        Field(11, "keys", many(nested(SavedKey), 3), optional=True),
         Field(13, "lifetime_ms", uint(2**40)),
         Field(14, "towards", ADDRESS),
         Field(15, "hops", HOPS, optional=True),
         Field(16, "home", ADDRESS, optional=True),
+        Field(17, "stands", text(64), optional=True),
+        Field(18, "outside", ADDRESS, optional=True),
     )
     asked: int
     peer_key: bytes
@@ -63,13 +65,16 @@ class Saved:
     wire_destination: Address
     local_source: Address
     local_destination: Address
-    keys: tuple[SavedKey, ...]
     lifetime_ms: int
     towards: Address
+    keys: tuple[SavedKey, ...] = ()
+    """None: nobody answered, and packets went without. Spec: R-12.4."""
     hops: tuple[Hop, ...] = ()
     home: Address | None = None
     peer_name: str = ""
     peer_certificate: bytes = b""
+    stands: str = ""
+    outside: Address | None = None
 
 
 def save(connection: Connection) -> SaveConnection:
@@ -94,6 +99,8 @@ def save(connection: Connection) -> SaveConnection:
         towards=connection.towards,
         hops=connection.hops,
         home=about.home,
+        stands=about.stands,
+        outside=about.outside,
     )
     return SaveConnection(about.cid, encode_body(saved))
 
@@ -112,12 +119,14 @@ def agreement_of(cid: Cid, saved: Saved) -> Agreement:
         Flow(saved.transport, saved.wire_source, saved.wire_destination),
         Flow(saved.transport, saved.local_source, saved.local_destination),
         saved.home,
+        saved.stands,
+        saved.outside,
     )
 
 
 def restore(connection: Connection, saved: Saved, now: float) -> None:
     """Bring a new connection to where the saved one was; refreshed soon, expired as if new."""
-    connection.state = State.CONNECTED
+    connection.state = State.CONNECTED if saved.keys else State.PLAIN
     for known in saved.keys:
         if known.agreed:
             connection.keys.add(known.seq, known.key)
@@ -126,6 +135,8 @@ def restore(connection: Connection, saved: Saved, now: float) -> None:
     connection.hops = saved.hops
     connection.towards = saved.towards
     connection.lifetime_s = saved.lifetime_ms / 1000
+    if not saved.keys:
+        return
     connection.timers.start(Timer.EXPIRE, now + max(connection.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
     if saved.asked:
         connection.timers.start(Timer.REFRESH, now + connection.lifetime_s / 6)

@@ -18,7 +18,7 @@ from .approval import check_approval
 from .errors import DropReason
 from .events import MessageReceived
 from .messages import Accept, AcceptTerms, Code, Hop, Open
-from .opening import CheckedOpen, Refusal, destination_of, is_agreed, is_sound, source_of
+from .opening import CheckedOpen, Refusal, destination_of, is_agreed, is_sound
 from .passage import Crossing, Passage
 from .passages import Passages
 from .route import TokenState, far_source, near_source, returning, transport_of
@@ -103,11 +103,12 @@ def misplaced(event: MessageReceived, message: Open, opened: CheckedOpen) -> Ref
 
     Who is asked itself to pass an OPEN on (a relay) is not where that is going.
     """
-    source = source_of(opened.terms, message.hops)
+    source = opened.source
     if source.ip.is_loopback and not event.source.ip.is_loopback:
         return Refusal(Code.BAD_ADDRESS, "a loopback address")
     if source.ip != event.source.ip:
-        return Refusal(Code.BAD_ADDRESS, f"it came from {event.source.ip}: a NAT on the path")
+        reason = f"it came from {event.source.ip}: a NAT on the path"
+        return Refusal(Code.BAD_ADDRESS, reason, observed=event.source)
     return None
 
 
@@ -129,8 +130,7 @@ def way_of(
     unix_s: float,
 ) -> Way | Refusal | DropReason:
     """Where an OPEN goes on to from a gate, and in whose name. Spec: R-8.1, R-8.7, R-8.8."""
-    terms, asked, nat = opened.terms, event.destination, box.nat
-    near = source_of(terms, message.hops)
+    asked, nat, near = event.destination, box.nat, opened.source
     if not event.transit:
         if nat is None and box.relay is None:
             return DropReason.UNEXPECTED
@@ -154,7 +154,7 @@ def _way_from_us(
     unix_s: float,
 ) -> Way | Refusal:
     """An OPEN that was sent to a box itself: for a host behind it, or for it to pass on."""
-    near = source_of(opened.terms, hops)
+    near = opened.source
     terms, cid = opened.terms, event.header.cid
     known = table.known(cid, terms.from_key, terms.to_key)
     if known is not None:

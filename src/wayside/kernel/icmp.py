@@ -12,7 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from wayside.core.address import Flow
+from wayside.core.address import Flow, Transport
+from wayside.core.constants import HEADER_BYTES, MAGIC
 
 from .packets import ICMP, ICMP6, build_icmp_error, checksum, parse_flow, parse_header
 
@@ -60,6 +61,22 @@ def translate_error(message: bytes, family: int, look_up: LookUp) -> bytes | Non
     if local is None or local.family != family:
         return None
     return build_icmp_error(local, kind, code, rest, _requoted(quoted, local))
+
+
+def returned_signaling(message: bytes, family: int) -> tuple[Flow, bytes] | None:
+    """A signaling datagram whose port is closed where it went: its flow, and what is quoted of it.
+
+    None for all else. Who quotes so much of it was on its path. Spec: R-12.4.
+    """
+    closed = b"\3\3" if family == 4 else b"\1\4"
+    if message[:2] != closed or (family == 4 and checksum(message) != 0):
+        return None
+    quoted = message[8:]
+    header, wire = parse_header(quoted), parse_flow(quoted)
+    if header is None or wire is None or wire.transport is not Transport.UDP:
+        return None
+    data = quoted[header.header_bytes + 8 :]
+    return (wire, data) if data[:3] == MAGIC and len(data) >= HEADER_BYTES else None
 
 
 def _requoted(quoted: bytes, local: Flow) -> bytes:

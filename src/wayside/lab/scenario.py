@@ -33,6 +33,7 @@ SCENARIOS = {
     "hidden-mobile-server": "wayside.lab.hidden_mobile_server",
     "offpath-firewall": "wayside.lab.offpath_firewall",
     "both-move": "wayside.lab.both_move",
+    "legacy": "wayside.lab.legacy",
     "restart": "wayside.lab.restart",
     "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",

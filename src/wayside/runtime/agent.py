@@ -168,7 +168,8 @@ class Agent:
         self._deliver(CloseRequested(cid, reason))
 
     def _deliver(
-        self, event: DataAnswered | CloseRequested | OpenRequested | SourcesChanged
+        self,
+        event: DataAnswered | CloseRequested | OpenRequested | SourcesChanged | DatagramReceived,
     ) -> None:
         if self._running is not None:
             self._running[0].deliver(event)

@@ -22,7 +22,7 @@ import structlog
 from wayside.core.address import Flow, Transport
 from wayside.core.connection import Connection, State
 from wayside.core.effects import DeliverData, ReportOpened, ReportRefused
-from wayside.core.events import DataAnswered
+from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
 from wayside.core.messages import Code
 from wayside.core.rule import Cid
@@ -50,7 +50,8 @@ class Applications:
     """What the agent does with applications' packets.
 
     `ask`: asks for a connection (cid, first packet), False: there is no way; `close`: ends one;
-    `answer`: an application's answer to a datagram that rode on an OPEN.
+    `deliver`: an application's answer to a datagram that rode on an OPEN, or what the network says
+    of an OPEN, to the machine.
     """
 
     def __init__(
@@ -60,14 +61,14 @@ class Applications:
         log: EventLog,
         ask: Callable[[Cid, Packet], bool],
         close: Callable[[Cid, str], None],
-        answer: Callable[[DataAnswered], None],
+        deliver: Callable[[DataAnswered | DatagramReceived], None],
     ) -> None:
         self._host = host
         self._rules = rules
         self._log = log
         self._ask = ask
         self._close = close
-        self._answer = answer
+        self._deliver = deliver
         self._room = WaitingRoom()
         self._ruled: set[Cid] = set(host.connections)
         self._held: set[Cid] = set()
@@ -78,7 +79,12 @@ class Applications:
         """Listen to applications; close what they closed while nobody listened."""
         self._ruled.update(self._host.connections)
         self._tap = Tap(
-            sockets, self._on_packet, self._on_ended, self._wire_to_local, self._local_to_wire
+            sockets,
+            self._on_packet,
+            self._on_ended,
+            self._wire_to_local,
+            self._local_to_wire,
+            self._on_returned,
         )
         self._tap.start()
         for cid, connection in list(self._host.connections.items()):
@@ -122,7 +128,7 @@ class Applications:
             self._room.hold(flow, known, raw)
             if connection.state is State.ANSWERING and flow.transport is Transport.UDP:
                 self._room.take(flow)
-                self._answer(DataAnswered(known, packet.payload))
+                self._deliver(DataAnswered(known, packet.payload))
 
     def _on_first_packet(self, packet: Packet) -> None:
         flow = packet.flow
@@ -144,6 +150,10 @@ class Applications:
         cid = self._by_local(flow)
         if cid is not None and not is_open(flow):
             self._close(cid, "closed by the application")
+
+    def _on_returned(self, flow: Flow, data: bytes) -> None:
+        """Nobody takes signaling where we asked."""
+        self._deliver(DatagramReceived(data, flow.destination, flow.source, returned=True))
 
     def _by_local(self, flow: Flow) -> Cid | None:
         connection = self._host.by_local(flow)

@@ -26,6 +26,7 @@ from wayside.core.policy import Pattern, checked_service
 
 from .document import Document, Place
 from .keyfile import read_certificate
+from .legacy import Fallback, Gates, key_of_nobody, leave_of
 from .spellings import public_key, signaling_address
 from .steering import (
     Addresses,
@@ -118,10 +119,12 @@ class _HostFile(DaemonFile, kw_only=True):
 
 
 class _PeerFile(msgspec.Struct):
-    key: str
+    key: str = ""
     addresses: list[str] = []
     certificate: str = ""
     rendezvous: Addresses = ""
+    legacy: Gates = "no"
+    fallback: Fallback = "no"
 
 
 class _ServiceFile(msgspec.Struct):
@@ -239,10 +242,19 @@ def _peer(document: Document, name: str, raw: object) -> Peer:
         raise document.error(at, f"`{name}` is not a name such as server.lab, nor a key")
     file = document.convert(raw, _PeerFile, at)
     base = document.path.parent if document.path else Path()
+    leave = leave_of(file.legacy, file.fallback)
+    if not file.key and not (leave.gate or leave.plain):
+        raise document.error(
+            at,
+            "the key `key` is missing",
+            hint='`legacy = "gate"` or `fallback = "plain"`, if it knows nothing of wayside',
+            code="WS-2104",
+        )
     identity = PeerIdentity(
-        document.value((*at, "key"), public_key, file.key),
+        document.value((*at, "key"), public_key, file.key) if file.key else key_of_nobody(name),
         name if is_name(name) else "",
         read_certificate(base / file.certificate) if file.certificate else b"",
+        leave,
     )
     if file.rendezvous and file.addresses:
         raise document.error(

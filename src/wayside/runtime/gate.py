@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 import socket
 
+import msgspec
+
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.crypto import SigningKey
 from wayside.core.gate import Gate
 from wayside.core.policy import Policy
 from wayside.core.route import TokenBox
+from wayside.core.rule import Cid
+from wayside.kernel.plan import InstalledRule
 
 from .box_daemon import (
     CONNECTIONS_MAX,
@@ -23,11 +27,16 @@ from .box_daemon import (
     context_of,
     run_box,
 )
+from .control_types import ConnectionRecord
+from .driver import Machine
 from .errors import ConfigError
 from .gate_config import GateConfig
 from .helper_client import Helper
+from .legacy import stand_in
 from .local_addresses import is_own
 from .policy_file import load_policy
+
+ANSWERED_HERE = "answered here, in the place of a host that cannot"
 
 
 class GateDaemon(BoxDaemon):
@@ -47,7 +56,23 @@ class GateDaemon(BoxDaemon):
         box = TokenBox(key.public, secret, os.urandom)
         context = context_of(config, key, self.load_policy(), config.box, config.relays)
         quota = Quota(CONNECTIONS_MAX, CONNECTIONS_PER_NETWORK_MAX)
-        super().__init__(config, Gate(context, FrontDoor(box, Budget()), box, quota), helper, sides)
+        gate = Gate(context, FrontDoor(box, Budget()), box, quota)
+        super().__init__(config, gate, helper, sides)
+        self._stand_in = stand_in(gate, box, config.legacy)
+
+    @property
+    def machine(self) -> Machine:
+        """The gate, and those in whose place it answers."""
+        return self._stand_in
+
+    def records(self, rules: list[InstalledRule]) -> list[ConnectionRecord]:
+        """As of any box; those that are answered here say so."""
+        return [
+            msgspec.structs.replace(one, stands=ANSWERED_HERE)
+            if self._stand_in.answers(Cid(bytes.fromhex(one.cid)))
+            else one
+            for one in super().records(rules)
+        ]
 
     def load_policy(self) -> Policy:
         """The policy, from its file. Raises ConfigError."""

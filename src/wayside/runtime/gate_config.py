@@ -20,6 +20,10 @@
     [relays]                               # where `via` of a policy's rule leads
     proxy = ["10.2.0.2", "fd00:2::2"]      # see relays.py
 
+    [[legacy]]                             # hosts that this gate answers for: see legacy.py
+    addresses = ["10.3.0.2"]
+    services = { http = 80 }
+
     [peers."files.lab"]                    # names for keys, in this file only
     key = "k..."
 
@@ -51,6 +55,7 @@ from .config import (
     paths_of,
 )
 from .document import Document
+from .legacy import LegacyHosts, read_legacy
 from .policy_file import nearest
 from .relays import RelayFile, Relays, read_relays
 from .spellings import public_key, signaling_address
@@ -66,7 +71,8 @@ class GateConfig:
     """What `wayside gate` runs with.
 
     `inside` and `outside`: names of interfaces, both empty for a box that only relays. `box`: what
-    it does besides letting through; `relays`: where its policy may redirect to.
+    it does besides letting through; `relays`: where its policy may redirect to; `legacy`: for whom
+    it answers.
     """
 
     name: str
@@ -78,6 +84,7 @@ class GateConfig:
     domains: Mapping[str, bytes]
     box: Box = field(default_factory=Box)
     relays: Relays = field(default_factory=Relays)
+    legacy: tuple[LegacyHosts, ...] = ()
 
 
 class _NatFile(msgspec.Struct):
@@ -100,6 +107,7 @@ class _GateFile(DaemonFile, kw_only=True):
     outside: list[str] = msgspec.field(default_factory=list[str])
     nat: dict[str, object] | None = None
     relay: dict[str, object] | None = None
+    legacy: list[dict[str, object]] = msgspec.field(default_factory=list[dict[str, object]])
     relays: dict[str, RelayFile] = msgspec.field(default_factory=dict[str, RelayFile])
     peers: dict[str, dict[str, object]] = msgspec.field(
         default_factory=dict[str, dict[str, object]]
@@ -136,6 +144,7 @@ def load_gate(
         domains=domains_of(document, file),
         box=Box(nat, relay, ports),
         relays=read_relays(document, file.relays),
+        legacy=read_legacy(document, file.legacy),
     )
 
 

@@ -23,6 +23,7 @@ from .moves import Journey
 from .registering import Registration
 
 UNKNOWN = "?"
+BEHIND_NAT = "behind a NAT that says nothing"
 
 ROLES = {Role.GATE: "gate", Role.NAT: "nat", Role.RELAY: "relay", Role.HIDING: "hiding"}
 
@@ -49,6 +50,7 @@ def record_of(
         hidden=any(hop.role == Role.HIDING for hop in hops),
         moves=journey.moves if journey else 0,
         gap_ms=journey.gap_ms if journey else None,
+        stands="; ".join(filter(None, (about.stands, BEHIND_NAT if about.outside else ""))),
         expires_s=None,
         packets=(out.packets if out else 0) + (back.packets if back else 0),
         bytes=(out.bytes if out else 0) + (back.bytes if back else 0),
@@ -70,10 +72,11 @@ def there(connection: Connection) -> str:
     wire, hops = connection.agreement.wire, connection.hops
     if not connection.keys.by_seq:
         return ""
+    outside = connection.agreement.outside
     if not any(hop.source or hop.destination or hop.role != Role.GATE for hop in hops):
-        return _text(wire)
+        return f"{outside or wire.source} > {wire.destination}"
     if _asked(connection):
-        source = _last(hop.source for hop in hops) or wire.source
+        source = _last(hop.source for hop in hops) or outside or wire.source
         return f"{source} > {_beyond(wire, hops)}"
     offer = connection.offer if isinstance(connection, Asker) else None
     if offer is None:

@@ -27,6 +27,7 @@ def log_report(log: EventLog, report: Report) -> None:
                 service=report.service,
                 flow=str(report.wire),
                 lifetime_s=report.lifetime_s,
+                why=report.stands,
             )
         case ReportRefused():
             log.write(

@@ -91,4 +91,4 @@ class Silence:
 
 def _counts(connection: Connection) -> bool:
     is_udp = connection.agreement.wire.transport is Transport.UDP
-    return is_udp and connection.state is State.CONNECTED
+    return is_udp and connection.state in (State.CONNECTED, State.PLAIN)

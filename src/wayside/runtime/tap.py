@@ -12,7 +12,12 @@ from contextlib import suppress
 
 from wayside.core.address import Flow
 from wayside.kernel.endings import ended_flows
-from wayside.kernel.icmp import error_from_packet, error_from_socket, translate_error
+from wayside.kernel.icmp import (
+    error_from_packet,
+    error_from_socket,
+    returned_signaling,
+    translate_error,
+)
 from wayside.kernel.tap import inject, read_packets, release, send_out
 
 from .helper_client import Sockets
@@ -27,7 +32,8 @@ class Tap:
 
     `on_packet`: an IP packet that no rule rewrites; `on_ended`: the local flow of a TCP socket that
     is gone; `local_of`: from a wire flow of ours to the local one, or None; `wire_of`: from the
-    local flow of a peer's packets to the wire's, or None.
+    local flow of a peer's packets to the wire's, or None; `on_returned`: a signaling datagram of
+    ours, or its beginning, that the network says nobody takes.
     """
 
     def __init__(
@@ -37,12 +43,14 @@ class Tap:
         on_ended: Callable[[Flow], None],
         local_of: Callable[[Flow], Flow | None],
         wire_of: Callable[[Flow], Flow | None],
+        on_returned: Callable[[Flow, bytes], None],
     ) -> None:
         self._sockets = sockets
         self._on_packet = on_packet
         self._on_ended = on_ended
         self._local_of = local_of
         self._wire_of = wire_of
+        self._on_returned = on_returned
 
     def start(self) -> None:
         """Read from now on."""
@@ -84,7 +92,12 @@ class Tap:
                 data = sock.recv(ICMP_BYTES_MAX)
             if not data:
                 return
-            packet = translate_error(error_from_socket(data), family, self._local_of)
+            error = error_from_socket(data)
+            returned = returned_signaling(error, family)
+            if returned is not None:
+                self._on_returned(*returned)
+                continue
+            packet = translate_error(error, family, self._local_of)
             if packet is not None:
                 self.inject(packet)
 

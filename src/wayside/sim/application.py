@@ -49,7 +49,7 @@ class Expect(Enum):
 
     UP = "up"
     REFUSED = "refused"
-    NOT_UP = "refused or timed out"
+    EITHER = "up, refused or timed out"
 
 
 @dataclass(frozen=True, slots=True)

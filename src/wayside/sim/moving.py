@@ -65,6 +65,9 @@ class ProofCheck(Watcher):
         terms = self._said.opened(header.cid, header.seq)
         if terms is not None and (header.cid, message.mac) in self._said.confirms:
             source = source_behind(message.hops, terms.source)
+            outside = next(iter(terms.alternatives[:1]), source)
+            comes = getattr(step.event, "source", source)
+            source = outside if comes.ip == outside.ip != source.ip else source
             self._proved.setdefault((step.site.name, header.cid), {})[source] = None
 
     def _note_open(self, step: Step) -> None:

@@ -247,6 +247,10 @@ class Said(Watcher):
         told = asked.source if asked else wire.destination
         source = source_behind(message.hops, told)
         ours = (here or wire.source).with_port(terms.destination.port)
+        outside = next(iter(asked.alternatives[:1]), None) if asked else None
+        if outside is not None and outside.ip == wire.destination.ip != source.ip:
+            self._translated(header.cid, Flow(wire.transport, source, ours), outside)
+            source = outside
         flow = Flow(wire.transport, ours, source)
         self._consents(step, header.cid, flow)
         self.flows.accepts.setdefault((step.site.name, five_tuple(flow)), {})[header.cid] = step.now
@@ -276,6 +280,17 @@ class Said(Watcher):
     def proves(self, message: Open) -> Address | None:
         """Where who made this OPEN has shown that it receives: it has the ACCEPT's key. R-5.4.3."""
         return self.shown.get(self.vouched.get(message.signed, (Cid(b""), -1)))
+
+    def _translated(self, cid: Cid, flow: Flow, outside: Address) -> None:
+        """What a NAT that says nothing makes of packets, as who asks has learnt it. R-12.5."""
+        if flow.transport is Transport.NONE:
+            return
+        ways = self.flows.ways.setdefault(cid, {})
+        near = five_tuple(flow)
+        far = five_tuple(Flow(flow.transport, outside, flow.destination))
+        for comes, leaves in ((near, far), (turned(far), turned(near))):
+            ways.setdefault(comes, {})[leaves] = None
+            self.flows.rewritten.setdefault(comes, {})[cid] = None
 
     def _consents(self, step: Step, cid: Cid, flow: Flow) -> None:
         site, key = step.site.name, five_tuple(flow)

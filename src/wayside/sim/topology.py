@@ -297,7 +297,7 @@ class Builder:
             refused = port in (REFUSED_PORT, NO_SERVICE_PORT)
             expect = Expect.REFUSED if refused else Expect.UP
             if self.spec.nat:
-                expect = Expect.NOT_UP
+                expect = Expect.EITHER
             wanted = Wanted(
                 host.name,
                 server.name,

@@ -178,10 +178,11 @@ class World:
         progress, wanted = client.progress, client.wanted
         if wanted.expect is Expect.UP:
             return progress.answered_at > self.quiet_at
+        if wanted.expect is Expect.EITHER:
+            last = max(progress.answered_at, progress.failed_at, progress.refused_at)
+            return last > self.quiet_at
         if progress.answers:
             raise Violation("policy", f"{wanted} was answered, which nobody allows")
-        if wanted.expect is Expect.NOT_UP:
-            return max(progress.failed_at, progress.refused_at) > self.quiet_at
         refused_at = self.outcomes.refused_at.get((wanted.client, str(wanted.port)), -1.0)
         return refused_at > self.quiet_at
 

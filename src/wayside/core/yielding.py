@@ -1,0 +1,90 @@
+"""What an end makes of a world that does not answer as it should.
+
+Nobody may be there who knows signaling, a gate may stand in for a host that does not, and a NAT on
+the path may say nothing of itself. None of it is taken in silence: the user has said beforehand
+what may be (`Leave`), and `stands` says what is. A no is never overruled: only silence, and a port
+that the network says is closed, count as nobody. Spec: R-12.3 to R-12.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import constants as c
+from .address import Address, Flow, Transport
+from .connection import Connection, State
+from .effects import ChangeRules, Effect, ReportOpened, ReportRefused
+from .events import DatagramReceived
+from .messages import Code, RedirectTerms, RejectTerms
+from .saved import save
+
+GATE_ANSWERS = "a gate answers in its place"
+PLAIN = "plain (no answer from peer)"
+"""What `status` says; anything else was agreed with the peer itself."""
+
+
+class Yielding(Connection):
+    """What an end does whose question goes unanswered, or is answered by others."""
+
+    __slots__ = ()
+
+    def _fall_back(self) -> list[Effect]:
+        """Nobody answers: let packets go as they would without us; empty: the user does not let it.
+
+        Spec: R-12.4.
+        """
+        about = self.agreement
+        if not about.peer.leave.plain or self.state is not State.OPENING:
+            return []
+        if about.wire.transport is Transport.NONE or not about.wire.destination.port:
+            return []
+        self._enter(State.PLAIN)
+        self.timers.stop()
+        self.attempt = None
+        about = self.agreement = replace(about, stands=PLAIN)
+        report = ReportOpened(
+            about.cid,
+            str(about.peer),
+            about.service,
+            about.wire,
+            about.local,
+            self.lifetime_s,
+            stands=PLAIN,
+        )
+        return [ChangeRules(about.cid, self._rules), save(self), report]
+
+    def _on_returned(self, event: DatagramReceived, now: float) -> list[Effect]:
+        """The OPEN comes back: nobody listens there. Who quotes its cid has seen it. R-12.4."""
+        asked, data = self.attempt, event.data
+        if asked is None or data[:5] != b"CSP\x01\x01" or event.source.ip != self.towards.ip:
+            return []
+        return self._fall_back() if int.from_bytes(data[8:16]) == asked.seq else []
+
+    def _may_stand_in(self, terms: RedirectTerms) -> bool:
+        """Whether a gate of nobody's may answer in the peer's place, where that is. R-12.3."""
+        here = terms.locator.address.ip == self.agreement.wire.destination.ip
+        own = terms.key == terms.from_key and not terms.relay and here
+        return own and self.agreement.peer.leave.gate
+
+    def _learnt(self, terms: RejectTerms, wire: Flow, known: Address | None) -> Address | None:
+        """Our flow's source behind a NAT that says nothing, if it is news. Spec: R-12.5.
+
+        The NAT left the port of our signaling as it was: so it does with others while they are
+        free. Of one that does not, nobody can tell what it makes of our packets.
+        """
+        seen = terms.observed
+        if terms.code != Code.BAD_ADDRESS or seen is None or seen.family != wire.family:
+            return None
+        if wire.transport is not Transport.NONE and seen.port != c.SIGNALING_PORT:
+            return None
+        outside = seen.with_port(wire.source.port)
+        return None if outside in (known, wire.source) else outside
+
+    def _refused(self, code: int, reason: str, by: str, rule: str, now: float) -> list[Effect]:
+        about = self.agreement
+        report = ReportRefused(about.cid, str(about.peer), about.service, code, reason, by, rule)
+        if self.state is State.OPENING:
+            self._end("", now, report=False)
+            self.timers.stop()
+            return [report]
+        return [report, *self._end(f"refused: {reason}", now)]
