@@ -108,6 +108,7 @@ class Answerer(Connection):
         ):
             # Its CONFIRM was lost, but it has our ACCEPT: what we say next has to fit that.
             self.keys.add(offer.seq, offer.key)
+            self.keys.agreed = offer
             self.towards, self.hops = offer.towards, offer.hops
         try:
             self.offer, data = self._offer(opened, event, message, now)
@@ -286,6 +287,7 @@ class Answerer(Connection):
             self._enter(State.CONNECTED)
         switch = self._switch(offer.wire)
         self.keys.add(offer.seq, offer.key)
+        self.keys.agreed = offer
         self.towards = offer.towards
         if offer.seq == self.keys.seq:
             self.hops = offer.hops
