@@ -207,7 +207,7 @@ def others(who: Party, cid: Cid, near: Address, far: Address) -> Iterator[bytes]
     yield _signed(who, cid, Reject, RejectTerms(key, nothing, Code.POLICY, "no"), hops)
     redirect = RedirectTerms(key, nothing, Locator(far), b"approved", until_s)
     yield _signed(who, cid, Redirect, redirect, hops)
-    stop = StopTerms(key, Transport.UDP, near.with_port(5), far, 60, until_s)
+    stop = StopTerms(key, nothing, nothing, 60, until_s)
     yield _signed(who, cid, Stop, stop, hops)
 
 

@@ -55,7 +55,7 @@ from wayside.core.passage import Passage
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rendezvous import Rendezvous
 from wayside.core.route import TokenBox
-from wayside.core.rule import Cid, Rule
+from wayside.core.rule import Action, Cid, Rule
 from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Box, Translation
 
@@ -152,6 +152,7 @@ class Pair:
             outside = self.outside(name).ip
             self.gates[name].context.box = Box(Translation({family: outside}), ports=ports)
         self.kernel: dict[str, dict[Flow, Rule]] = {name: {} for name in self.order}
+        self.filters: dict[str, dict[Flow, Rule]] = {name: {} for name in self.order}
         self.expires: dict[tuple[str, Flow], float] = {}
         self.saved: dict[str, dict[Cid, bytes]] = {name: {} for name in self.order}
         self.effects: list[tuple[str, Effect]] = []
@@ -256,9 +257,11 @@ class Pair:
                 self._send(node, effect)
             case ChangeRules():
                 for rule in effect.remove:
-                    self.kernel[node].pop(rule.match, None)
+                    self._rules(node, rule).pop(rule.match, None)
                 for rule in effect.put:
-                    self.kernel[node][rule.match] = rule
+                    self._rules(node, rule)[rule.match] = rule
+                    if rule.action is Action.DROP:
+                        continue
                     self.expires[node, rule.match] = self.now + (rule.lifetime_s or inf)
                 for datagram in effect.then:
                     self._send(node, datagram)
@@ -270,6 +273,10 @@ class Pair:
                 self.saved[node][effect.cid] = effect.saved
             case _:
                 pass
+
+    def _rules(self, node: str, rule: Rule) -> dict[Flow, Rule]:
+        """Where a kernel keeps a rule: one that drops stands beside one that lets in."""
+        return (self.filters if rule.action is Action.DROP else self.kernel)[node]
 
     def _read(self, node: str, asked: ReadRule) -> RuleRead:
         """What the kernel says of these rules; what has run out goes."""
@@ -364,7 +371,7 @@ class Pair:
         names = list(self.gates) if sent_by_client else list(self.gates)[::-1]
         for name in names:
             rule = self.kernel[name].get(flow)
-            if rule is None:
+            if rule is None or flow in self.filters[name]:
                 return None
             flow = rule.rewrite or flow
         return flow

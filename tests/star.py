@@ -44,7 +44,7 @@ from wayside.core.messages import MESSAGES, Message
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous
 from wayside.core.route import TokenBox
-from wayside.core.rule import Cid, Rule
+from wayside.core.rule import Action, Cid, Rule
 from wayside.core.way import Box, Relaying
 
 Machine = Host | Gate | Rendezvous
@@ -86,6 +86,7 @@ class Star:
     )
     now: float = 100.0
     kernel: dict[str, dict[Flow, Rule]] = field(default_factory=dict[str, dict[Flow, Rule]])
+    filters: dict[str, dict[Flow, Rule]] = field(default_factory=dict[str, dict[Flow, Rule]])
     store: dict[tuple[bytes, int], tuple[int, bytes]] = field(default_factory=dict)
     wire: list[tuple[str, str, DatagramReceived]] = field(default_factory=list)
     effects: list[tuple[str, Effect]] = field(default_factory=list)
@@ -96,6 +97,7 @@ class Star:
         self.kernel = {name: {} for name in self.nodes}
         self.lose: set[type[Message]] = set()
         """Messages that get lost on the way."""
+        self.filters = {name: {} for name in self.nodes}
 
     def host(self, name: str) -> Host:
         """A host by its name."""
@@ -185,9 +187,9 @@ class Star:
                 self._send(name, effect)
             case ChangeRules():
                 for rule in effect.remove:
-                    self.kernel[name].pop(rule.match, None)
+                    self._rules(name, rule).pop(rule.match, None)
                 for rule in effect.put:
-                    self.kernel[name][rule.match] = rule
+                    self._rules(name, rule)[rule.match] = rule
                 for datagram in effect.then:
                     self._send(name, datagram)
             case KeepLocation():
@@ -200,6 +202,10 @@ class Star:
                 self.tell(name, LocationFound(record, effect.asked, effect.opened))
             case _:
                 pass
+
+    def _rules(self, name: str, rule: Rule) -> dict[Flow, Rule]:
+        """Where a kernel keeps a rule: one that drops stands beside one that lets in."""
+        return (self.filters if rule.action is Action.DROP else self.kernel)[name]
 
     def _send(self, name: str, datagram: SendDatagram) -> None:
         source = datagram.source.with_port(4747) if datagram.source else self.own[name]

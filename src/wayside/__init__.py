@@ -1,7 +1,7 @@
 """wayside: ask everyone on the way before data flows (the Connection Signaling Protocol).
 
-`connect` and `listen` are what a Python program uses; the errors that they raise are here too.
-They are imported when they are first used, so that the command line starts fast.
+`connect`, `listen` and `stop` are what a Python program uses; the errors that they raise are here,
+too. They are imported when they are first used, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Connection, connect, listen
+    from .api import Connection, connect, listen, stop
     from .runtime.errors import (
         AgentNotRunning,
         ConfigError,
@@ -31,6 +31,7 @@ __all__ = [
     "WaysideError",
     "connect",
     "listen",
+    "stop",
 ]
 
 
@@ -39,5 +40,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = ".api" if name in ("Connection", "connect", "listen") else ".runtime.errors"
+    module = ".api" if name in ("Connection", "connect", "listen", "stop") else ".runtime.errors"
     return getattr(import_module(module, __name__), name)

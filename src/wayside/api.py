@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from wayside.core.constants import STOP_S_MAX
 from wayside.runtime.config import default_socket
 from wayside.runtime.control import ask_async
 from wayside.runtime.control_types import (
@@ -33,10 +34,21 @@ from wayside.runtime.control_types import (
     Reply,
     StatusReply,
     StatusRequest,
+    StopRecord,
+    StopReply,
+    StopRequest,
     UnexposeRequest,
 )
-from wayside.runtime.errors import AgentNotRunning, NameUnknown, NoAnswer, WaysideError
+from wayside.runtime.errors import (
+    AgentNotRunning,
+    ConfigError,
+    NameUnknown,
+    NoAnswer,
+    WaysideError,
+)
 from wayside.runtime.in_process import InProcess
+
+TARGET_CHARACTERS_MAX = 256
 
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -125,6 +137,31 @@ async def listen(
             accepted = _listen_in_process(signaling, service, port, allow)
         async for connection in accepted:
             yield connection
+
+
+async def stop(
+    target: str, lifetime_s: float = 60.0, *, control: Path | None = None
+) -> list[StopRecord]:
+    """Have packets to this host dropped on the way, as near to their source as a gate stands.
+
+    `target`: a peer (name, key or address), for all that it has opened to this host; or one
+    connection: its flow as `wayside status` shows it, or the beginning of its cid. `lifetime_s`: 1
+    to 3,600 seconds; `control`: the agent's socket, where it is not the usual one. Returns what
+    was stopped and by whom. Raises NameUnknown, NoAnswer when nobody on the path has answered,
+    ConfigError, AgentNotRunning and other WaysideErrors. Spec: R-5.8.
+    """
+    if not 1 <= lifetime_s <= STOP_S_MAX or not 0 < len(target) <= TARGET_CHARACTERS_MAX:
+        what = f"cannot stop {target[:TARGET_CHARACTERS_MAX]!r} for {lifetime_s:g} s"
+        hint = f"a peer or a flow, for 1 to {STOP_S_MAX:g} s"
+        raise ConfigError(what, hint=hint, code="WS-2001")
+    request = StopRequest(target=target, lifetime_s=lifetime_s)
+    reply = await ask_async(control or default_socket("host", os.environ), request, StopReply)
+    if not any(one.by or one.closed for one in reply.stopped):
+        boxes = max((one.boxes for one in reply.stopped), default=0)
+        why = f"{boxes} boxes on the path" if boxes else "no box on the path takes part"
+        hint = "say it again; is this host's clock right?" if boxes else "filter on this host"
+        raise NoAnswer(f"nobody has answered the STOP for {target}", why=why, hint=hint)
+    return reply.stopped
 
 
 def _agent_socket() -> Path | None:

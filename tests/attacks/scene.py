@@ -187,9 +187,7 @@ def forged(
         ),
         Reject: RejectTerms(key.public, asked, Code.POLICY, "because I say so"),
         Redirect: RedirectTerms(key.public, asked, Locator(ELSEWHERE), b"approval", 2**31),
-        Stop: StopTerms(
-            key.public, terms.transport, terms.source, terms.destination, 60, terms.time_s
-        ),
+        Stop: StopTerms(key.public, asked, hops_hash(hops), 60, terms.time_s + 1),
     }
     return signed_by(key, about, kind, claims[kind], hops)
 

@@ -13,7 +13,7 @@ from wayside.core.address import Address, Transport
 from wayside.core.codec import decode_body, encode_body
 from wayside.core.effects import SendDatagram
 from wayside.core.errors import DropReason
-from wayside.core.events import DatagramReceived
+from wayside.core.events import DatagramReceived, StopRequested
 from wayside.core.messages import (
     MESSAGES,
     Accept,
@@ -29,6 +29,7 @@ from wayside.core.messages import (
     padded,
 )
 from wayside.core.opening import SIGNATURE_CONTEXT
+from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous, read_location
 from wayside.core.rule import Cid
 
@@ -210,6 +211,33 @@ def test_a_rendezvous_takes_none_of_its_own_words() -> None:
             back = replace(event, source=source, destination=world.own["r"], side="outside")
             assert answers(world, back) == []
     assert world.store == before
+
+
+def test_a_rendezvous_that_hides_a_host_filters_for_that_host_alone() -> None:
+    """R-5.8.1, R-10.5: at the relay, too, STOP is the word of who was asked."""
+    hide = Policy((PolicyRule("hide", PolicyAction.STEER, service=("https",)),), ALLOW.default)
+    nodes = {"c": make_host("c"), "s": make_host("s"), "r": make_rendezvous(policy=hide)}
+    world = Star(dict(nodes))
+    world.host("c").context.redirectors = (world.key("r"),)
+    world.register()
+    cid = world.ask("c", "s", "r")
+    opened = next(e for _, to, e in world.wire if to == "s" and e.data[16:32] == cid)
+    at = {"source": world.own["s"], "destination": world.own["r"]}
+    for key, reason in (
+        (STRANGER, DropReason.ADDRESS),
+        (world.host("c").context.key, DropReason.ADDRESS),
+    ):
+        event = replace(opened, data=forged(Stop, opened.data, key=key), **at)
+        assert reasons(world.nodes["r"].handle(event, world.now)) == [reason]
+    away = replace(opened, data=forged(Stop, opened.data, key=world.host("s").context.key))
+    assert reasons(world.nodes["r"].handle(away, world.now)) == [DropReason.ADDRESS]
+    assert not world.filters["r"]
+    world.tell("s", StopRequested(cid, 60))
+    world.run(1)
+    (rule,) = world.filters["r"].values()
+    assert rule.match.source.ip == world.own["c"].ip
+    assert rule.match.destination.ip == world.own["r"].ip
+    assert world.host("s").stopping.said[cid].by == world.key("r")
 
 
 def test_a_rendezvous_speaks_one_version_and_reads_what_was_signed() -> None:

@@ -12,6 +12,7 @@ from wayside.cli.main import run
 from wayside.cli.text import plain, span
 from wayside.runtime.control_types import (
     ConnectionRecord,
+    FilterRecord,
     HopRecord,
     RefusalRecord,
     RegistrationRecord,
@@ -55,6 +56,7 @@ STATUS = StatusReply(
     ],
     services=[ServiceRecord(service="ssh", port=22, allow=["*.lab"])],
     dropped={"malformed": 3},
+    filters=[FilterRecord(cid="f" * 32, flow="udp a > b", expires_s=41.0, packets=7, bytes=700)],
     refused_total=1,
 )
 WHY = WhyReply(
@@ -100,6 +102,7 @@ def test_status_shows_connections_services_and_what_was_dropped_and_why(capsys: 
         " rrrrrrrrrrrrr...",
         "   moved 3 times, our last in 12 ms",
         "2 connections, the first 1 shown; 1 refused",
+        "stops udp a > b: 41 s left, 7 packets dropped",
         "offers ssh on port 22 to *.lab",
         "registered with rendezvous 10.9.0.1:4747 (vvvvvvvvvvvvv...): for 100 s",
         "not registered with rendezvous 10.9.0.2:4747 (wwwwwwwwwwwww...): nobody answered",

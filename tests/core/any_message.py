@@ -127,9 +127,8 @@ REDIRECT_TERMS = st.builds(
 STOP_TERMS = st.builds(
     m.StopTerms,
     from_key=KEYS,
-    transport=TRANSPORTS,
-    source=ADDRESSES,
-    destination=ADDRESSES,
+    open_hash=KEYS,
+    hops_hash=KEYS,
     lifetime_s=SECONDS,
     time_s=SECONDS,
 )

@@ -63,6 +63,7 @@ from wayside.core.messages import (
 from wayside.core.opening import SIGNATURE_CONTEXT, open_hash
 from wayside.core.passage import Stage
 from wayside.core.rendezvous import Rendezvous
+from wayside.core.route import hops_hash
 from wayside.core.rule import Cid
 
 DATAGRAMS = int(os.environ.get("WAYSIDE_FUZZ", "2000000"))
@@ -200,8 +201,7 @@ def unsaid(asked: Header, message: Open) -> list[tuple[type[Redirect | Stop], by
     key, made = STRANGER.public, open_hash(asked, message.signed)
     locator = Locator(THERE, (bytes(40),))
     redirect = encode_body(RedirectTerms(key, made, locator, bytes(16), 1_800_001_000))
-    ends = HERE.with_port(40000), THERE.with_port(443)
-    stop = encode_body(StopTerms(key, Transport.UDP, *ends, 60, 1_800_000_100))
+    stop = encode_body(StopTerms(key, made, hops_hash(message.hops), 60, 1_800_000_100))
     datagrams: list[tuple[type[Redirect | Stop], bytes]] = []
     for kind, signed in ((Redirect, redirect), (Stop, stop)):
         header = Header(kind.TYPE, asked.seq, asked.cid)

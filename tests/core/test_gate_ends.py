@@ -195,14 +195,14 @@ def test_the_end_of_an_old_connection_leaves_the_rules_of_a_newer_one_on_its_flo
     assert old.transit
 
 
-def test_stop_is_not_taken_yet() -> None:
-    """R-5.8."""
+def test_a_stop_without_our_token_is_dropped() -> None:
+    """R-5.8.1."""
     pair = Pair(1).open()
     data = encode(Header(Stop.TYPE, 0, pair.cid), Stop(b"", bytes(64)))
     unmoved(
         pair,
         DatagramReceived(data, ELSEWHERE, pair.own["s"][0], True, "outside"),
-        DropReason.UNEXPECTED,
+        DropReason.TOKEN,
     )
 
 

@@ -323,11 +323,10 @@ def test_a_redirect_that_does_not_hold_is_dropped() -> None:
     unmoved(pair, signed(pair, Redirect, reject, STRANGER), DropReason.MALFORMED)
 
 
-def test_stop_and_what_an_initiator_does_not_take_are_dropped() -> None:
-    """R-5.8: STOP has a format, and no role of this version takes it."""
+def test_a_strangers_stop_and_what_an_initiator_does_not_take_are_dropped() -> None:
+    """R-5.8.5: it asked no box to filter, and this is not its peer."""
     pair = Pair().open()
-    wire = pair.connection("c").agreement.wire
-    stop = StopTerms(STRANGER.public, wire.transport, wire.source, wire.destination, 60, 0)
+    stop = StopTerms(STRANGER.public, hash_of(pair), bytes(32), 60, 0)
     unmoved(pair, signed(pair, Stop, stop, STRANGER), DropReason.UNEXPECTED)
     unmoved(pair, pair.last(Confirm).data, DropReason.STALE)
 

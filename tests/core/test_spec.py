@@ -22,7 +22,6 @@ from core.any_message import CERTIFICATE, CERTIFICATE_TERMS, HOP, LOCATOR, MESSA
 from vectors.samples import ACCEPT, FULL, NAT, REJECT, SIX
 from wayside.core import constants as c
 from wayside.core import messages as m
-from wayside.core.address import Transport
 from wayside.core.codec import Body, DecodeError, Header, decode_body, encode_body
 from wayside.core.errors import DropReason
 from wayside.core.identity import Certificate, CertificateTerms
@@ -170,7 +169,7 @@ FULLEST: tuple[Body, ...] = (
     FULL,
     replace(ACCEPT, alternatives=SIX, sealed=b"sealed"),
     replace(REJECT, reason="reason", rule="rule", by="by"),
-    m.StopTerms(bytes(32), Transport.UDP, *SIX, 1, 1),
+    m.StopTerms(bytes(32), bytes(32), bytes(32), 1, 1),
     m.RedirectTerms(bytes(32), bytes(32), m.Locator(SIX[0]), b"approval", 1, 0, bytes(32)),
     NAT,
     CertificateTerms("files.lab", bytes(32), 1),

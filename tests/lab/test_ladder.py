@@ -271,3 +271,25 @@ def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cu
     assert any(isinstance(m, Mark) and m.text == "restarted, knows 2 connections" for m in others)
     assert isinstance(others[-1], Mark)
     assert others[-1].text == "51 more lines"
+
+
+def test_a_flood_from_outside_is_counted_and_hides_nothing() -> None:
+    log = Log()
+    for number in range(400):
+        details = {"type": "STOP", "digest": f"f{number}", "bytes": 300}
+        log.add(number, "gate", "datagram.received", **details)
+    log.carry(500, "server.lab", "gate", "STOP", "b2")
+    drawn = ladder.build(through_a_gate() + log.records)
+    outside = [arrow for arrow in arrows(drawn) if arrow.label == "STOP" and arrow.source is None]
+    assert len(outside) == ladder.OUTSIDERS_SHOWN
+    assert [m.text for m in marks(drawn) if "more STOP" in m.text] == ["396 more STOP from outside"]
+    assert any(arrow.label == "STOP" and arrow.source is not None for arrow in arrows(drawn))
+
+
+def test_a_lost_stop_is_drawn_back_towards_the_source() -> None:
+    log = Log()
+    log.add(500, "gate", "datagram.sent", type="STOP", digest="b3", bytes=300)
+    drawn = ladder.build(through_a_gate() + log.records)
+    (lost,) = [arrow for arrow in arrows(drawn) if arrow.label == "STOP"]
+    names = [one.name for one in drawn.participants]
+    assert lost.towards == names.index("client.lab")

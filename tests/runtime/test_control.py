@@ -331,6 +331,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
         "dropped": {},
         "refused_total": "int",
         "registrations": [],
+        "filters": [],
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")

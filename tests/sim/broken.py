@@ -20,6 +20,7 @@ from wayside.core.connection import Connection, State
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
 from wayside.core.events import OpenRequested, RulesFailed
+from wayside.core.filters import Filter, Filters
 from wayside.core.forwarding import Forwarding
 from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
@@ -346,6 +347,44 @@ def nat_that_lends_nothing(patch: pytest.MonkeyPatch) -> None:
 def rendezvous_that_tells(patch: pytest.MonkeyPatch) -> None:
     """Hides a host, and says in its record where that is."""
     patch.setattr("wayside.core.rendezvous.Role", SimpleNamespace(HIDING=Role.RELAY))
+
+
+def gate_that_stops_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    """Whoever shows its token has packets dropped."""
+    patch.setattr(Filters, "_flaw", none)
+
+
+def none(*_: Any) -> None:
+    return None
+
+
+def gate_that_takes_a_stop_again(patch: pytest.MonkeyPatch) -> None:
+    """Forgets a filter, and with it that it took that STOP, before its time is over."""
+    real: Any = Filters._keep
+
+    def keeping(self: Filters, made: Filter, now: float) -> None:
+        real(self, made, now)
+        self.forget(made.rule.owner)
+
+    patch.setattr(Filters, "_keep", keeping)
+
+
+def gate_whose_filters_stay(patch: pytest.MonkeyPatch) -> None:
+    """Drops for as long as it can, whatever it was asked for."""
+
+    def lasting(*about: Any, **more: Any) -> Rule:
+        return Rule(*about, **{**more, "lifetime_s": 3600.0})
+
+    patch.setattr("wayside.core.filters.Rule", lasting)
+
+
+def gate_that_stops_the_wrong_flow(patch: pytest.MonkeyPatch) -> None:
+    """Drops what the port beside it sends."""
+
+    def wrong(owner: Any, match: Flow, *about: Any, **more: Any) -> Rule:
+        return Rule(owner, _beside(match), *about, **more)
+
+    patch.setattr("wayside.core.filters.Rule", wrong)
 
 
 def host_that_never_says_that_it_moved(patch: pytest.MonkeyPatch) -> None:

@@ -218,14 +218,37 @@ def _bad_opens(world: World) -> Iterator[Case]:
     yield Case("a flow of signaling itself", OPEN_AT_GATE, remade(udp), DropReason.ADDRESS)
 
 
+def _bad_stops(world: World) -> Iterator[Case]:
+    """At the gate of a connection that is up, from where its responder is. Spec: R-5.8.1."""
+    _, accept = m.decode(world.sent[ACCEPT_AT_GATE - 1].data)
+    assert isinstance(accept, m.Accept)
+    agreed = decode_body(m.AcceptTerms, accept.signed)
+    theirs, other = key("responder"), key("somebody else")
+    good = m.StopTerms(theirs.public, agreed.open_hash, agreed.hops_hash, 600, EPOCH_S)
+    up = CONFIRM_AT_RESPONDER
+    for name, terms, pair, hops, after, reason in (
+        ("without a token", good, theirs, (), up, DropReason.TOKEN),
+        ("before its CONFIRM", good, theirs, accept.hops, 4, DropReason.UNKNOWN),
+        ("by another key", replace(good, from_key=other.public), other, accept.hops, up,
+         DropReason.ADDRESS),
+        ("of another OPEN", replace(good, open_hash=seed("x")), theirs, accept.hops, up,
+         DropReason.ADDRESS),
+        ("of other hops", replace(good, hops_hash=seed("x")), theirs, accept.hops, up,
+         DropReason.STALE),
+        ("of yesterday", replace(good, time_s=EPOCH_S - 86_400), theirs, accept.hops, up,
+         DropReason.TIME),
+        ("signed wrongly", good, other, accept.hops, up, DropReason.SIGNATURE),
+    ):  # fmt: skip
+        data = _remade(m.Stop, Header(m.Stop.TYPE, 0, world.cid), terms, pair, hops)
+        yield Case(f"a STOP {name}", ACCEPT_AT_GATE, data, reason, after=after)
+
+
 def _bad_at_gate(world: World) -> Iterator[Case]:
     opened = world.sent[0].data
     not_transit = Case("an OPEN for the gate itself", 1, opened, DropReason.UNEXPECTED)
     yield replace(not_transit, transit=False)
     yield Case("an OPEN for what is closed", OPEN_AT_GATE, opened, DropReason.STALE, after=16)
-    stop = m.StopTerms(key("responder").public, Transport.UDP, *_ends(world), 600, EPOCH_S)
-    data = _remade(m.Stop, Header(m.Stop.TYPE, 0, world.cid), stop, key("responder"))
-    yield Case("a STOP", ACCEPT_AT_GATE, data, DropReason.UNEXPECTED)
+    yield from _bad_stops(world)
     header, accept = m.decode(world.sent[2].data)
     assert isinstance(accept, m.Accept)
     terms = decode_body(m.AcceptTerms, accept.signed)
@@ -371,10 +394,6 @@ def _first_key(world: World) -> bytes:
     host = world.machines["initiator"]
     assert isinstance(host, Host)
     return host.connections[world.cid].keys.by_seq[0]
-
-
-def _ends(world: World) -> tuple[Address, Address]:
-    return world.plan.flow.source, world.plan.flow.destination
 
 
 def _sign(pair: SigningKey, header: Header, signed: bytes) -> bytes:

@@ -23,6 +23,7 @@ from wayside.core.crypto import (
 )
 from wayside.core.identity import Certificate, CertificateTerms, Names, is_name, key_text
 from wayside.core.opening import SIGNATURE_CONTEXT
+from wayside.core.route import hops_hash
 from wayside.core.rule import Cid
 
 CID = Cid(seed("a cid")[:16])
@@ -122,9 +123,12 @@ def samples() -> dict[str, Json]:
             _bare("with reason and hops", m.Close(MAC, "done", HOPS), 2),
         ],
         "stop": [
-            _signed("a flow, for ten minutes", m.Stop, m.StopTerms(
-                theirs.public, Transport.UDP, *FOUR, 600, EPOCH_S
-            ), theirs),
+            _signed("for ten minutes", m.Stop, m.StopTerms(
+                theirs.public, bytes(32), hops_hash(HOPS), 600, EPOCH_S
+            ), theirs, hops=HOPS),
+            _signed("by a gate that filters", m.Stop, m.StopTerms(
+                gate.public, bytes(32), hops_hash(HOPS), 600, EPOCH_S
+            ), gate, hops=HOPS),
         ],
     }  # fmt: skip
     made: dict[str, Json] = {

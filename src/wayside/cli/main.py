@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rendezvous": ("daemons", "Run a rendezvous: it knows where hosts are."),
     "sim": ("sim", "Run the machines in made-up worlds, and check them."),
     "status": ("see", "Show what a daemon is and holds."),
+    "stop": ("stop", "Have packets to this host dropped on the way."),
     "why": ("see", "Show the last refusals: what, who, which rule, and why."),
 }
 """Name: the module of `wayside.cli` that has it, and its line in the help."""

@@ -61,6 +61,9 @@ def _print_status(reply: StatusReply) -> None:
     shown = len(reply.connections)
     more = f", the first {shown} shown" if shown < reply.connections_total else ""
     console.print(f"{reply.connections_total} connections{more}; {reply.refused_total} refused")
+    for one in reply.filters:
+        left = "-" if one.expires_s is None else span(one.expires_s)
+        console.print(plain(f"stops {one.flow}: {left} left, {one.packets} packets dropped"))
     for service in reply.services:
         allow = ", ".join(service.allow) or "anyone"
         console.print(f"offers {service.service} on port {service.port} to {allow}")

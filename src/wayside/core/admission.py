@@ -17,7 +17,7 @@ from .codec import DecodeError, Header
 from .effects import Dropped, Effect, SendDatagram
 from .errors import DropReason
 from .events import DatagramReceived, MessageReceived
-from .messages import Challenge, Hop, Open, decode_message, encode
+from .messages import Challenge, Hop, Open, Stop, decode_message, encode
 from .opening import answer
 from .route import TokenBox
 from .rule import Cid
@@ -33,7 +33,8 @@ class Budget:
     datagrams_per_s: float = 20_000.0
     """A core decodes about 40,000; half of them for one network."""
     opens_per_s: float = 4_000.0
-    """OPENs without proof: a core checks about 10,000 signatures; beyond this, CHALLENGE."""
+    """OPENs without proof, and STOPs: a core checks about 10,000 signatures. Beyond this: a
+    CHALLENGE for an OPEN, nothing for a STOP."""
 
 
 @dataclass(slots=True)
@@ -71,7 +72,9 @@ class FrontDoor:
             message = decode_message(header, event.data[start:])
         except DecodeError:
             return Dropped(DropReason.MALFORMED, source)
-        if isinstance(message, Open) and not proved:
+        if isinstance(message, Open | Stop) and not proved:
+            if bucket.opens < 1 and isinstance(message, Stop):
+                return Dropped(DropReason.BUDGET, source)
             if bucket.opens < 1:
                 return self.challenge(event, header, message.hops, now)
             bucket.opens -= 1

@@ -326,6 +326,7 @@ class Answerer(Connection):
             self._enter(State.CONNECTED)
         switch = self._switch(offer.after)
         self.keys.add(offer.seq, offer.key)
+        self.keys.agreed = offer
         self.towards = offer.towards
         if offer.seq == self.keys.seq:
             self.hops = offer.hops

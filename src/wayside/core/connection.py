@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar, assert_never
+from typing import TYPE_CHECKING, ClassVar, assert_never
 
 from . import constants as c
 from .address import Address, Flow, Transport
@@ -33,6 +33,9 @@ from .messages import Accept, Challenge, Close, Confirm, Hop, Open, Redirect, Re
 from .opening import cut
 from .rule import Action, Cid, Rule, note_of
 from .timers import Timer, Timers
+
+if TYPE_CHECKING:  # which imports this
+    from .answerer import Offer
 
 ConnectionEvent = (
     MessageReceived
@@ -121,11 +124,13 @@ def connection_key(secret: bytes, theirs: bytes, asked: bytes, salt: bytes) -> b
 class Keys:
     """The keys of the last two agreed OPENs by seq: while one end has moved on, both hold.
 
-    `offered`: the seq and key of an ACCEPT from before a restart, which the other end may have.
+    `offered`: the seq and key of an ACCEPT from before a restart, which the other end may have;
+    `agreed`: the newest OPEN that we agreed to, and whose CONFIRM we have; None after a restart.
     """
 
     by_seq: dict[int, bytes] = field(default_factory=dict[int, bytes])
     offered: tuple[int, bytes] | None = None
+    agreed: Offer | None = None
 
     def add(self, seq: int, key: bytes) -> None:
         """Agree on a key for this and later messages."""
@@ -228,7 +233,7 @@ class Connection:
             case Close():
                 return self._on_close(event, event.message, now)
             case Stop():
-                return self._drop(event, DropReason.UNEXPECTED)
+                return self._drop(event, DropReason.UNEXPECTED)  # the host's business: stopping.py
             case _:
                 assert_never(event.message)
 

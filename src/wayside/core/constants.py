@@ -65,6 +65,9 @@ PENDING_S = 5.0
 LIFETIME_S = 120.0
 """What an end asks for; long enough that refreshing costs nothing, short enough to clean up."""
 
+STOP_S_MAX = 3600.0
+"""A filter that is needed longer is asked for again; one that nobody needs any more goes."""
+
 LIFETIME_MIN_S = 1.0
 LIFETIME_MAX_S = 3600.0
 
@@ -78,6 +81,9 @@ OPEN_TIMEOUT_S = 5.0
 
 CLOSE_TRIES = 3
 """A CLOSE that nobody echoes is given up: rules expire by themselves."""
+
+STOP_TRIES = 5
+"""A STOP is said in a flood, which may take its answers with it: twice as patient as a CLOSE."""
 
 LINGER_S = 5.0
 """A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""

@@ -83,6 +83,14 @@ class CloseRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequested:
+    """A person wants no packets of a connection for so long, seconds. Spec: R-5.8."""
+
+    cid: Cid
+    lifetime_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DataAnswered:
     """The application answered a piggybacked datagram before ACCEPT left."""
 
@@ -146,6 +154,7 @@ Event = (
     | MessageReceived
     | OpenRequested
     | CloseRequested
+    | StopRequested
     | DataAnswered
     | RulesFailed
     | SourcesChanged

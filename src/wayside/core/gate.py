@@ -37,8 +37,10 @@ from .events import (
     RuleRead,
     RulesFailed,
     SourcesChanged,
+    StopRequested,
     TimePassed,
 )
+from .filters import Filters
 from .forwarding import Forwarding, GateContext
 from .messages import (
     Accept,
@@ -64,7 +66,7 @@ from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
 from .policy import PolicyAction
 from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source, hops_hash, side_of
-from .rule import Cid, Rule
+from .rule import Action, Cid, Rule
 from .way import crossing_of, way_of
 
 KERNEL_ANSWERS_S = 5.0
@@ -80,6 +82,7 @@ class Gate:
         self._door = door
         self._box = box
         self.table = Passages(quota)
+        self.filters = Filters(context)
         self._since = 0.0
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -103,7 +106,9 @@ class Gate:
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
                 return []
-            case OpenRequested() | DataAnswered() | SourcesChanged() | LocationFound():
+            case OpenRequested() | StopRequested() | DataAnswered():
+                return []
+            case SourcesChanged() | LocationFound():
                 return []
             case _:
                 assert_never(event)
@@ -116,7 +121,8 @@ class Gate:
     @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self.table.deadlines.next
+        due = [at for at in (self.table.deadlines.next, self.filters.deadline) if at is not None]
+        return min(due, default=None)
 
     def restore(self, rules: list[tuple[Rule, float]], now: float) -> int:
         """Read back what the kernel holds after a restart: rules, seconds left. Spec: R-6.5.
@@ -126,6 +132,9 @@ class Gate:
         """
         self._since = now
         for rule, left_s in rules:
+            if rule.action is Action.DROP:
+                self.filters.restore(rule, left_s, now)
+                continue
             passage = restored(rule, left_s, now)
             if passage is None:
                 continue
@@ -149,7 +158,7 @@ class Gate:
             case Close():
                 return self._on_close(event, event.message, now)
             case Stop():
-                return [Dropped(DropReason.UNEXPECTED, event.source)]
+                return self._on_stop(event, event.message, now)
             case _:
                 assert_never(event.message)
 
@@ -218,14 +227,14 @@ class Gate:
         crossing = crossing.reversed() if header.seq % 2 else crossing
         if self.table.is_lent(header.cid, crossing):
             return [Dropped(DropReason.FULL, event.source)]
-        return self._offer(event, crossing, state, terms.check, onward, now)
+        return self._offer(event, crossing, state, terms, onward, now)
 
     def _offer(
         self,
         event: MessageReceived,
         crossing: Crossing,
         state: TokenState,
-        check: bytes,
+        terms: AcceptTerms,
         onward: SendDatagram,
         now: float,
     ) -> list[Effect]:
@@ -237,7 +246,7 @@ class Gate:
             if known.stage is Stage.ENDED or known.seqs.is_old(seq) or other:
                 return [Dropped(DropReason.STALE, event.source)]
             if known.stage is Stage.LIVE:
-                known.seqs.accept(seq, check)
+                known.seqs.accept(seq, terms.check)
                 return self._moves(known, seq, crossing, onward)
         if known is None and not self.table.has_room(crossing.near.source.ip):
             return [Dropped(DropReason.FULL, event.source)]
@@ -253,10 +262,10 @@ class Gate:
             state.rule,
             key=state.key,
         )
-        passage.seqs.accept(seq, check)
-        stale: tuple[Rule, ...] = ()
+        passage.seqs.accept(seq, terms.check)
+        stale = self.filters.outlived(crossing, terms.from_key)
         if known is not None and known.crossing != crossing:
-            stale = known.rules(self.context.lifetime_s)
+            stale += known.rules(self.context.lifetime_s)
             self.table.move(known, crossing)
         self.table.keep(passage)
         rules = passage.rules(self.context.lifetime_s)
@@ -387,6 +396,15 @@ class Gate:
             return [onward]
         return [*self._end(passage, message.reason or "closed", now), onward]
 
+    def _on_stop(self, event: MessageReceived, message: Stop, now: float) -> list[Effect]:
+        """Who shows our token was on the path; the rest is the filters' business. Spec: R-5.8.1."""
+        state = self._box.consume_token(event.header.cid, event.header.seq, message.hops)
+        onward = None if state is None else self._along(event, state)
+        if state is None or onward is None:
+            return [Dropped(DropReason.TOKEN, event.source)]
+        passage = self.passages.get(event.header.cid)
+        return self.filters.on_stop(event, message, state, passage, onward, now)
+
     def _on_close_requested(self, event: CloseRequested, now: float) -> list[Effect]:
         passage = self.passages.get(event.cid)
         if passage is None or passage.stage is Stage.ENDED:
@@ -394,6 +412,7 @@ class Gate:
         return self._end(passage, event.reason or "closed at the gate", now)
 
     def _on_rules_failed(self, event: RulesFailed, now: float) -> list[Effect]:
+        self.filters.forget(event.cid)
         passage = self.passages.get(event.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return []
@@ -418,6 +437,7 @@ class Gate:
     def _on_time_passed(self, now: float) -> list[Effect]:
         """Forget what is over, but not what packets have kept alive. Spec: R-5.9.2, R-6.4."""
         effects: list[Effect] = []
+        self.filters.on_time_passed(now)
         for cid in self.table.deadlines.take_due(now):
             passage = self.passages[cid]
             renewed = any(

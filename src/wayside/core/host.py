@@ -31,14 +31,16 @@ from .events import (
     RuleRead,
     RulesFailed,
     SourcesChanged,
+    StopRequested,
     TimePassed,
 )
 from .identity import Names, PeerIdentity
-from .messages import Code, Open
+from .messages import Code, Open, Stop
 from .opening import CheckedOpen, Refusal, check_open, redirect, refuse
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .rule import Cid
 from .saved import Saved, agreement_of, restore
+from .stopping import Stopping
 from .timers import Deadlines
 from .virtual import VirtualAddresses
 from .way import misled, misplaced
@@ -91,6 +93,7 @@ class Host:
         self._quota = quota
         self._deadlines = Deadlines()
         self._spent = Spent()
+        self.stopping = Stopping(context)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -110,6 +113,9 @@ class Host:
             case CloseRequested() | DataAnswered() | RulesFailed():
                 connection = self.connections.get(event.cid)
                 return self._step(connection, event, now) if connection else []
+            case StopRequested():
+                connection = self.connections.get(event.cid)
+                return self.stopping.say(connection, event.lifetime_s, now) if connection else []
             case SourcesChanged():
                 return [
                     effect
@@ -130,7 +136,8 @@ class Host:
     @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
-        return self._deadlines.next
+        due = [at for at in (self._deadlines.next, self.stopping.deadline) if at is not None]
+        return min(due, default=None)
 
     def by_wire(self, wire: Flow) -> Connection | None:
         """The connection whose packets to the peer have this 5-tuple on the wire."""
@@ -168,6 +175,8 @@ class Host:
         theirs = event.header.seq % 2 == 1  # of a responder that has moved: we opened it, or nobody
         if connection is None and (theirs or not isinstance(event.message, Open)):
             return [Dropped(DropReason.UNKNOWN, event.source)]
+        if connection is not None and isinstance(event.message, Stop):
+            return self._on_stop(connection, event, event.message, now)
         if connection is not None and not isinstance(event.message, Open):
             return self._step(connection, event, now)
         assert isinstance(event.message, Open)
@@ -180,6 +189,8 @@ class Host:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
         if hops_size(event.message.hops) > c.HOPS_BYTES_MAX:
             return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
+        if self.stopping.refuses(event.header.cid, opened.terms.from_key, connection is None, now):
+            return [self._refuse(event, opened, Code.POLICY, "this host has said STOP")]
         refusal = self._misplaced(event, event.message, opened)
         if connection is not None and refusal is not None:
             return [Dropped(DropReason.ADDRESS, event.source)]
@@ -192,6 +203,16 @@ class Host:
             connection = found
         assert isinstance(connection, Initiator | Responder)
         return self._answer(connection, opened, event, now)
+
+    def _on_stop(
+        self, connection: Connection, event: MessageReceived, message: Stop, now: float
+    ) -> list[Effect]:
+        """A box filters, as we asked; or the other end wants no more: then it is over. R-5.8.5."""
+        taken = self.stopping.on_stop(connection, event, message, now)
+        if isinstance(taken, DropReason):
+            return [Dropped(taken, event.source)]
+        reason = CloseRequested(event.header.cid, "the other end said STOP")
+        return self._step(connection, reason, now) if taken else []
 
     def _misplaced(
         self, event: MessageReceived, message: Open, opened: CheckedOpen
@@ -305,7 +326,7 @@ class Host:
         return effects
 
     def _on_time_passed(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+        effects = self.stopping.on_time_passed(now)
         for cid in self._deadlines.take_due(now):
             connection = self.connections.get(cid)
             if connection is not None:

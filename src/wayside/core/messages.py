@@ -221,20 +221,18 @@ class RedirectTerms:
 
 @dataclass(frozen=True, slots=True)
 class StopTerms:
-    """The flow that its receiver wants stopped, and for how long. Spec: R-5.8."""
+    """Who wants a connection's packets stopped, or has stopped them, and how long. R-5.8."""
 
     FIELDS: ClassVar = (
         Field(1, "from_key", KEY),
-        Field(2, "transport", TRANSPORT),
-        Field(3, "source", ADDRESS),
-        Field(4, "destination", ADDRESS),
-        Field(5, "lifetime_s", uint(SECONDS_MAX)),
-        Field(6, "time_s", uint(SECONDS_MAX)),
+        Field(2, "open_hash", HASH),
+        Field(3, "hops_hash", HASH),
+        Field(4, "lifetime_s", uint(SECONDS_MAX)),
+        Field(5, "time_s", uint(SECONDS_MAX)),
     )
     from_key: bytes
-    transport: Transport
-    source: Address
-    destination: Address
+    open_hash: bytes
+    hops_hash: bytes
     lifetime_s: int
     time_s: int
 

@@ -34,6 +34,7 @@ from .events import (
     RuleRead,
     RulesFailed,
     SourcesChanged,
+    StopRequested,
     TimePassed,
 )
 from .gate import Gate
@@ -112,7 +113,7 @@ class Rendezvous:
             case RulesFailed() | CloseRequested() | RuleRead():
                 machine = self.host if event.cid in self.host.connections else self.gate
                 return self._from_host(machine.handle(event, now))
-            case OpenRequested() | DataAnswered() | SourcesChanged():
+            case OpenRequested() | StopRequested() | DataAnswered() | SourcesChanged():
                 return self._from_host(self.host.handle(event, now))
             case TimePassed() | ClockSet():
                 effects = self._from_host(self.host.handle(event, now))

@@ -5,13 +5,16 @@
     python -m wayside.lab.adversary edit FILE                  copies that are bent somewhere
     python -m wayside.lab.adversary forge FILE yes|no          what only others may say: see below
     python -m wayside.lab.adversary shut FILE                  CLOSEs with the tokens that were seen
+    python -m wayside.lab.adversary stop FILE COUNT [KEYFILE SOURCE]     STOPs: see below
     python -m wayside.lab.adversary spoof VICTIM COUNT TO KEY  OPENs in a victim's name
     python -m wayside.lab.adversary flood SOURCE COUNT TO KEY  OPENs with good keys, own address
     python -m wayside.lab.adversary refuse DEVICE KEYFILE      answer every OPEN that passes with no
 
 `forge` makes ACCEPT, REJECT, REDIRECT, CHALLENGE, CONFIRM, STOP, a later OPEN and (without tokens)
 CLOSE about the connections in the file, with a key of its own, in the name of either end's address;
-`yes`: the tokens that were seen go with them, `no`: only the cids are known. Everything leaves by a
+`yes`: the tokens that were seen go with them, `no`: only the cids are known. `stop` makes STOPs
+only, again and again; with the key of an honest host, and from its address, where those are named.
+Everything leaves by a
 raw socket, whatever its source; each command prints how much it sent as JSON.
 """
 
@@ -32,10 +35,11 @@ from wayside.core.address import Address, Flow, Transport
 from wayside.core.codec import DecodeError
 from wayside.core.constants import SIGNALING_PORT
 from wayside.core.crypto import SigningKey
-from wayside.core.messages import Open, decode
+from wayside.core.messages import Open, Stop, decode
 from wayside.kernel.packets import build_udp, parse_packet
 from wayside.lab import adversary_words as words
 from wayside.lab.wire import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SOL_PACKET
+from wayside.runtime.keyfile import read_key
 
 COUNT_MAX = 20_000
 SECONDS_MAX = 4.0
@@ -149,6 +153,21 @@ def shut(file: str) -> None:
     _send((seen.flow.reversed(), close) for seen in read(file) for close in words.closes(seen.data))
 
 
+def stop(file: str, count: str, key_file: str = "", source: str = "") -> None:
+    """Say STOP about all that passed, with all that is to be seen of it, so many times."""
+    key = read_key(Path(key_file)) if key_file else SigningKey(os.urandom(32))
+    said: list[tuple[Flow, bytes]] = []
+    for seen in read(file):
+        back = seen.flow.reversed()
+        if source:
+            back = Flow(
+                back.transport, Address(ip_address(source), SIGNALING_PORT), back.destination
+            )
+        forged = words.forged(key, seen.data, with_hops=True)
+        said += [(back, data) for data in forged if data[4] == Stop.TYPE]
+    _send(said[number % len(said)] for number in range(min(int(count) * len(said), COUNT_MAX)))
+
+
 def spoof(victim: str, count: str, to: str, to_key: str) -> None:
     """OPENs in a victim's name, half of them with a made-up hop."""
     _ask(victim, count, to, to_key, words.made_up_hops)
@@ -192,7 +211,7 @@ def _send(datagrams: Iterable[tuple[Flow, bytes]]) -> None:
 
 
 DOES: dict[str, Callable[..., None]] = {
-    does.__name__: does for does in (listen, replay, edit, forge, shut, spoof, flood, refuse)
+    does.__name__: does for does in (listen, replay, edit, forge, shut, stop, spoof, flood, refuse)
 }
 
 

@@ -106,7 +106,7 @@ def forged(key: SigningKey, data: bytes, *, with_hops: bool) -> Iterator[bytes]:
         there = Locator(asked.source.with_port(c.SIGNALING_PORT))
         redirect = RedirectTerms(by, about, there, b"approval", later)
         yield _signed(key, header, Redirect, redirect, hops)
-        stop = StopTerms(by, asked.transport, asked.source, asked.destination, 60, later)
+        stop = StopTerms(by, about, hops_hash(hops), 60, later)
         yield _signed(key, header, Stop, stop, hops)
     yield from _unsigned(header, hops, with_hops)
     flow = Flow(asked.transport, asked.source, asked.destination)

@@ -47,7 +47,7 @@ PENDING_GONE_S = 15.0
 """Five seconds of a pending rule, and some for a host that was busy when they were over."""
 
 REASONS = {
-    "gate": {"header", "malformed", "signature", "token", "unexpected"},
+    "gate": {"address", "header", "malformed", "signature", "token"},
     "server": {"header", "malformed", "signature", "stale", "unexpected"},
     "client": {"signature", "unexpected", "stale"},
 }

@@ -41,6 +41,9 @@ REFRESH_SHOWN = 2
 REFRESHING = ("OPEN", "ACCEPT", "CONFIRM")
 """The messages of a refresh."""
 
+OUTSIDERS_SHOWN = 4
+"""Arrows of one kind to one column that nobody sent whose log we have: a flood is counted."""
+
 CONNECTIONS_MAX = 200
 """A drawing of more is not read by anybody; the rest is counted."""
 
@@ -216,7 +219,7 @@ def _section(
         if (flight.sent or flight.received or _NOTHING).cid == cid
     ]
     marks = [mark for r in records if (mark := _mark(r, columns[r.node], (r.time - start) * 1000))]
-    rows += _together(marks)
+    rows = _outsiders(rows) + _together(marks)
     rows.sort(key=lambda row: row.time_ms)
     rows = _fold(rows)
     if len(rows) > ROWS_MAX:
@@ -246,7 +249,7 @@ def _arrow(flight: _Flight, columns: dict[str, int], start: float) -> Arrow:
 def _headed_for(sent: Record, columns: dict[str, int]) -> int | None:
     """A lost datagram is drawn towards the next column on the side that its message goes to."""
     column = columns[sent.node]
-    back = sent.type in ("ACCEPT", "REJECT", "CHALLENGE", "REDIRECT")
+    back = sent.type in ("ACCEPT", "REJECT", "CHALLENGE", "REDIRECT", "STOP")
     following = column - 1 if back else column + 1
     if following in columns.values():
         return following
@@ -304,6 +307,25 @@ def _together(marks: list[Mark]) -> list[Mark]:
                 break
         else:
             kept.append(mark)
+    return kept
+
+
+def _outsiders(rows: list[Row]) -> list[Row]:
+    """Of what comes in great numbers from nobody we know, the first few and a count."""
+    kept: list[Row] = []
+    folded: dict[tuple[int, str], list[Arrow]] = {}
+    seen: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        if isinstance(row, Arrow) and row.source is None and row.target is not None:
+            place = (row.target, row.label)
+            seen[place] += 1
+            if seen[place] > OUTSIDERS_SHOWN:
+                folded.setdefault(place, []).append(row)
+                continue
+        kept.append(row)
+    for (column, label), arrows in folded.items():
+        text = f"{len(arrows)} more {label} from outside"
+        kept.append(Mark(arrows[0].time_ms, column, text, Tone.BAD))
     return kept
 
 

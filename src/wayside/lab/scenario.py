@@ -34,6 +34,7 @@ SCENARIOS = {
     "offpath-firewall": "wayside.lab.offpath_firewall",
     "both-move": "wayside.lab.both_move",
     "legacy": "wayside.lab.legacy",
+    "dos-stop": "wayside.lab.dos_stop",
     "restart": "wayside.lab.restart",
     "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",

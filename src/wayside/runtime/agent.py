@@ -31,6 +31,7 @@ from wayside.core.events import (
     DatagramReceived,
     OpenRequested,
     SourcesChanged,
+    StopRequested,
 )
 from wayside.core.host import Host
 from wayside.core.identity import PeerIdentity
@@ -167,9 +168,18 @@ class Agent:
         """End a connection."""
         self._deliver(CloseRequested(cid, reason))
 
+    def stop_packets(self, asked: StopRequested) -> None:
+        """Have a connection's packets to us dropped on the way."""
+        self._deliver(asked)
+
     def _deliver(
         self,
-        event: DataAnswered | CloseRequested | OpenRequested | SourcesChanged | DatagramReceived,
+        event: DataAnswered
+        | CloseRequested
+        | OpenRequested
+        | SourcesChanged
+        | DatagramReceived
+        | StopRequested,
     ) -> None:
         if self._running is not None:
             self._running[0].deliver(event)

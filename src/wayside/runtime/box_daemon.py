@@ -24,7 +24,7 @@ from wayside.core.gate import Gate
 from wayside.core.identity import Names, key_text
 from wayside.core.passage import Passage
 from wayside.core.policy import Policy
-from wayside.core.rule import Cid, Rule
+from wayside.core.rule import Action, Cid, Rule
 from wayside.core.way import Box
 from wayside.kernel.plan import InstalledRule
 
@@ -52,6 +52,7 @@ from .relays import Relays
 from .reports import log_report
 from .secret import boot_secret
 from .service import until_told
+from .stops import filter_records
 from .udp import Received
 from .warm_up import check_crypto
 
@@ -197,6 +198,8 @@ class BoxDaemon:
         records: dict[Cid, ConnectionRecord] = {}
         for installed in rules:
             owner = installed.rule.owner
+            if installed.rule.action is Action.DROP:
+                continue
             if installed.rule.note or owner not in records:
                 records[owner] = record_of(installed, self.gate.passages.get(owner))
         return list(records.values())
@@ -217,7 +220,8 @@ class BoxDaemon:
         """What it is and holds; `limit`: connections that are listed."""
         assert self.driver is not None
         config = self.config
-        records = self.records(await self._helper.rules())
+        rules = await self._helper.rules()
+        records = self.records(rules)
         return StatusReply(
             role=self.role,
             name=config.name,
@@ -228,6 +232,7 @@ class BoxDaemon:
             connections=records[:limit],
             dropped=dict(self.driver.dropped),
             refused_total=self.refusals.total,
+            filters=filter_records(rules)[:limit],
         )
 
 

@@ -64,6 +64,16 @@ CODES: dict[str, CodeText] = {
         "does not answer. Connections that are up go on; until the store is back, hosts are not "
         "found and nobody joins. Is the disk full, or are the masters of the cluster down?",
     ),
+    "WS-1010": CodeText(
+        "too much is stopped already",
+        "This host has said STOP about as many connections as it can keep in mind. Each is "
+        "forgotten when its time is over.",
+    ),
+    "WS-1011": CodeText(
+        "this connection cannot be stopped from here",
+        "Only who was asked for a connection, and has agreed since it last started and moved, can "
+        "have its packets dropped on the way. Who asked for it ends the program that uses it.",
+    ),
     "WS-2001": CodeText(
         "wrong usage",
         "The command does not take these arguments; `--help` shows those it takes.",

@@ -61,6 +61,13 @@ class CloseRequest(Base, tag="close", frozen=True):
     cid: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 
 
+class StopRequest(Base, tag="stop", frozen=True):
+    """Have packets dropped on the way here: of a connection, or of all that a peer has opened."""
+
+    target: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    lifetime_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0
+
+
 class ExposeRequest(Base, tag="expose", frozen=True):
     """Offer a local port as a service; `allow`: patterns of names and keys, empty for anyone."""
 
@@ -92,6 +99,7 @@ Request = (
     | AddressRequest
     | OpenRequest
     | CloseRequest
+    | StopRequest
     | ExposeRequest
     | UnexposeRequest
     | ReloadRequest
@@ -156,6 +164,33 @@ class RegistrationRecord(msgspec.Struct, kw_only=True, frozen=True):
     why: str = ""
 
 
+class FilterRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """What a gate drops because its receiver said STOP; `packets`, `bytes`: so far."""
+
+    cid: str
+    flow: str
+    expires_s: float | None
+    packets: int
+    bytes: int
+
+
+class StopRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A connection that was stopped: its packets to us, on the wire.
+
+    `by`: the key of the box that filters, of those that answered the one nearest to the source;
+    empty: none has. `boxes`: how many are on the path. `closed`: the other end has closed it.
+    """
+
+    cid: str
+    peer: str
+    service: str
+    flow: str
+    lifetime_s: float
+    by: str
+    boxes: int
+    closed: bool = False
+
+
 class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A service that a host offers."""
 
@@ -167,7 +202,8 @@ class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
 class StatusReply(Reply, kw_only=True, frozen=True):
     """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
 
-    `addresses`: a host's own virtual addresses; `registrations`: with whom it registers.
+    `addresses`: a host's own virtual addresses; `registrations`: with whom it registers;
+    `filters`: what a gate drops for those who said STOP.
     """
 
     role: Literal["host", "gate", "rendezvous"]
@@ -182,6 +218,13 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     dropped: dict[str, int] = {}
     refused_total: int = 0
     registrations: list[RegistrationRecord] = []
+    filters: list[FilterRecord] = []
+
+
+class StopReply(Reply, kw_only=True, frozen=True):
+    """What was stopped, and who filters."""
+
+    stopped: list[StopRecord]
 
 
 class RefusalRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -170,10 +170,11 @@ class Driver:
     async def _read_rule(self, effect: ReadRule) -> None:
         """Tell the machine what the kernel has; an unreadable kernel has nothing."""
         try:
-            found = await self._rules.look_up(effect.matches)
+            there = await self._rules.look_up(effect.matches)
         except KernelError as error:
             _log.warning("the kernel's rules cannot be read", why=str(error))
             return
+        found = [one for one in there if one.rule.action is not Action.DROP]
         left = max((rule.expires_s for rule in found if rule.expires_s is not None), default=None)
         self.deliver(RuleRead(effect.cid, left, sum(rule.packets for rule in found)))
 

@@ -28,6 +28,8 @@ from .control_types import (
     ServiceRecord,
     StatusReply,
     StatusRequest,
+    StopReply,
+    StopRequest,
     UnexposeRequest,
     WhyReply,
     WhyRequest,
@@ -35,6 +37,7 @@ from .control_types import (
 from .errors import ConfigError, NameUnknown, WaysideError
 from .names import port_of
 from .portrait import record_of, registration_of
+from .stops import say_stop, stopped_key
 
 NOT_FOLLOWED = "whom this host does not let redirect it"
 """The machine's own words (core/asker.py)."""
@@ -59,6 +62,12 @@ class HostControl:
                 return await self._open(request)
             case CloseRequest():
                 return self._close(request)
+            case StopRequest(target=target, lifetime_s=lifetime_s):
+                agent = self._agent
+                target = stopped_key(target)
+                return StopReply(
+                    stopped=await say_stop(agent.host, agent.stop_packets, target, lifetime_s)
+                )
             case ExposeRequest():
                 return self._expose(request)
             case UnexposeRequest():

@@ -14,7 +14,7 @@ from wayside.core.events import DatagramReceived
 from wayside.core.gate import Gate
 from wayside.core.messages import Accept, Close, Open
 from wayside.core.policy import Direction, PolicyAction, Request
-from wayside.core.rule import Cid
+from wayside.core.rule import Action, Cid
 from wayside.kernel.memory import Verdict
 from wayside.kernel.plan import Change, Put
 
@@ -70,7 +70,8 @@ class AgreementCheck(Watcher):
             return
         # What a gate has forgotten, its token opens no more (R-8.2); so it must not forget what
         # its kernel still lets through (R-5.9.2).
-        held = cid in gate.passages or any(one.rule.owner == cid for one in step.site.rules)
+        rules = [one.rule for one in step.site.rules if one.rule.action is not Action.DROP]
+        held = cid in gate.passages or any(rule.owner == cid for rule in rules)
         if held:
             self._closed.setdefault((name, cid), step.now)
 
@@ -85,6 +86,8 @@ class AgreementCheck(Watcher):
             return
         for site in sites:
             for found in site.rules:
+                if found.rule.action is Action.DROP:
+                    continue
                 closed = self._closed.get((site.name, found.rule.owner), now)
                 if now > closed + SETTLE_S:
                     self.fail(f"{site.name} has {found.rule.match}, closed before its eyes")
@@ -109,6 +112,8 @@ class AgreementCheck(Watcher):
         """Which rules of a gate have been confirmed."""
         for change in changes:
             rule = change.rule
+            if rule.action is Action.DROP:
+                continue
             if isinstance(change, Put) and rule.lifetime_s is not None:
                 pending = not rule.renewed_by_packets and rule.lifetime_s <= c.PENDING_S
                 self._pending[site.name, five_tuple(rule.match)] = pending

@@ -31,7 +31,7 @@ from wayside.core.events import (
     RulesFailed,
     TimePassed,
 )
-from wayside.core.rule import Cid
+from wayside.core.rule import Action, Cid
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .clock import LocalClock
@@ -248,8 +248,9 @@ class Driver:
         self.perform(rest)
 
     def _read(self, effect: ReadRule) -> None:
-        def tell(found: list[InstalledRule]) -> None:
+        def tell(there: list[InstalledRule]) -> None:
             if self._alive:
+                found = [one for one in there if one.rule.action is not Action.DROP]
                 left = [rule.expires_s for rule in found if rule.expires_s is not None]
                 packets = sum(rule.packets for rule in found)
                 self.deliver(RuleRead(effect.cid, max(left, default=None), packets))

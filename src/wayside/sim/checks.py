@@ -29,7 +29,7 @@ from wayside.core.messages import (
 )
 from wayside.core.opening import SIGNATURE_CONTEXT
 from wayside.core.passage import Stage
-from wayside.core.rule import Cid
+from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.memory import Verdict
 from wayside.kernel.plan import Change, InstalledRule, Put
 
@@ -57,7 +57,7 @@ class LifetimeCheck(Watcher):
     name = "lifetime"
 
     def __init__(self) -> None:
-        self._bounds: dict[tuple[str, FiveTuple], _Bound] = {}
+        self._bounds: dict[tuple[str, bool, FiveTuple], _Bound] = {}
         self._orphans: dict[tuple[str, Cid], float] = {}
 
     def on_step(self, step: Step) -> None:
@@ -70,7 +70,7 @@ class LifetimeCheck(Watcher):
         most = gate.context.lifetime_s if confirmed else c.PENDING_S
         for effect in step.effects:
             for rule in effect.put if isinstance(effect, ChangeRules) else ():
-                if speaks(step.machine, rule.owner) is not None:
+                if speaks(step.machine, rule.owner) is not None or rule.action is Action.DROP:
                     continue
                 if rule.lifetime_s is None or rule.lifetime_s > most:
                     self.fail(f"{step.site.name} wants {rule.match} for {rule.lifetime_s} s")
@@ -80,7 +80,7 @@ class LifetimeCheck(Watcher):
     def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
         """Reckon."""
         for change in changes:
-            key = (site.name, five_tuple(change.rule.match))
+            key = _place(site, change.rule)
             lifetime_s = change.rule.lifetime_s
             if isinstance(change, Put) and lifetime_s is not None:
                 until = site.local_now + lifetime_s
@@ -88,7 +88,7 @@ class LifetimeCheck(Watcher):
 
     def on_admitted(self, site: Site, flow: Flow, verdict: Verdict, now: float) -> None:
         """A packet passed by a rule that must be in its lifetime, and may renew it."""
-        bound = self._bounds.get((site.name, five_tuple(flow)))
+        bound = self._bounds.get((site.name, False, five_tuple(flow)))
         if bound is None or site.local_now > bound.until + 1e-3:
             self.fail(f"{site.name} lets {flow} through after the lifetime of its rule")
         elif bound.renewed:
@@ -101,7 +101,7 @@ class LifetimeCheck(Watcher):
             for found in rules:
                 if found.rule.lifetime_s is None:
                     continue
-                bound = self._bounds.get((site.name, five_tuple(found.rule.match)))
+                bound = self._bounds.get(_place(site, found.rule))
                 if bound is None or site.local_now > bound.until + 1e-3:
                     self.fail(f"{site.name} has {found.rule.match} after its lifetime")
             if rules or self._orphans:
@@ -116,7 +116,8 @@ class LifetimeCheck(Watcher):
         machine = site.machine
         if machine is None:
             return
-        present = {found.rule.owner: found.rule for found in rules}
+        lasting = [found.rule for found in rules if found.rule.action is not Action.DROP]
+        present = {rule.owner: rule for rule in lasting}
         for cid, rule in present.items():
             if _is_wanted(machine, cid):
                 self._orphans.pop((site.name, cid), None)
@@ -124,6 +125,11 @@ class LifetimeCheck(Watcher):
                 self.fail(f"{site.name} still has {rule.match} of a connection that is over")
         for key in [key for key in self._orphans if key[0] == site.name and key[1] not in present]:
             del self._orphans[key]
+
+
+def _place(site: Site, rule: Rule) -> tuple[str, bool, FiveTuple]:
+    """Where a kernel has a rule: one that drops stands beside one that lets in."""
+    return site.name, rule.action is Action.DROP, five_tuple(rule.match)
 
 
 def _is_wanted(machine: Machine, cid: Cid) -> bool:

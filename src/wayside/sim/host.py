@@ -24,7 +24,13 @@ from wayside.core.effects import (
     ReportRefused,
     SaveConnection,
 )
-from wayside.core.events import CloseRequested, DataAnswered, OpenRequested, SourcesChanged
+from wayside.core.events import (
+    CloseRequested,
+    DataAnswered,
+    OpenRequested,
+    SourcesChanged,
+    StopRequested,
+)
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
 from wayside.core.messages import Code
@@ -314,6 +320,11 @@ class HostBox(Box):
         """End a connection."""
         if self.driver is not None:
             self.driver.deliver(CloseRequested(cid, reason))
+
+    def say_stop(self, cid: Cid, lifetime_s: float) -> None:
+        """Have a connection's packets dropped on the way, seconds."""
+        if self.driver is not None:
+            self.driver.deliver(StopRequested(cid, lifetime_s))
 
     def socket_ended(self, flow: Flow) -> None:
         """A TCP socket is gone, and the kernel says so: so is its connection."""

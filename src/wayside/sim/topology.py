@@ -175,6 +175,7 @@ class Builder:
         """From the core to where the servers are."""
         spec, network = self.spec, self.network
         names = [f"m{number + 1}" for number in range(spec.server_nats)]
+        names = [*names, "g3"] if spec.more.stops else names
         names = [*names, "g2"] if spec.near_servers else names
         edge, side = core, ""
         for name in names:

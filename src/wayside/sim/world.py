@@ -32,6 +32,7 @@ from .mishaps import Mishaps
 from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
 from .network import Network, Place
 from .said import Said
+from .stops import StopCheck, people
 from .survival import survive
 from .topology import Builder
 from .trace import Note, ReportWords, Trace
@@ -96,6 +97,7 @@ class World:
                 LocationCheck(self.said, self._store_is_good),
                 ApprovalCheck(self.said),
                 PrivacyCheck(self._is_inside, self._hidden_from),
+                StopCheck(self.said),
                 RequestCheck(),
                 self.outcomes,
                 LeftoverCheck(),
@@ -146,8 +148,12 @@ class World:
         for fault in self.schedule:
             clock.at(fault.at, self._beginning(fault))
             clock.at(fault.until, self._ending(fault))
+        stage, links = self.mishaps.stage("stops"), list(self.network.links.values())
+        stopping = people(stage, links, self.layout.clients) if self.layout.spec.more.stops else []
         self._pass(self.quiet_at)
         self.mishaps.heal()
+        for one in stopping:
+            one.stop()
         self._pass_until_well(self.quiet_at)
         if self.layout.spec.mobile:
             survive(self.layout, self.mishaps, self._pass, clock)

@@ -15,7 +15,8 @@ class More:
 
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
-    common. `apart`: which known fault of the machines keeps it out of the turn.
+    common. `stops`: three gates in a row, and servers that say STOP. `apart`: which known fault of
+    the machines keeps it out of the turn.
     """
 
     rendezvous: bool = False
@@ -24,6 +25,7 @@ class More:
     redirects: bool = False
     servers: int = 2
     own_ports: bool = False
+    stops: bool = False
     apart: str = ""
 
 
@@ -110,6 +112,12 @@ WORLDS: dict[str, Spec] = {
         faults=16,
         wild=True,
         more=More(apart=BACK),
+    ),
+    "dos-stop": Spec(
+        "three firewalls, servers that say STOP, and others who would like to",
+        near_clients=True,
+        near_servers=True,
+        more=More(stops=True),
     ),
 }
 
