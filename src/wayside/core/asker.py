@@ -52,7 +52,7 @@ from .messages import (
     padded,
 )
 from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
-from .route import ISSUER_BYTES, hops_hash, returning
+from .route import hops_hash, returning
 from .saved import save
 from .timers import Timer
 from .way import Role
@@ -130,7 +130,9 @@ class Asker(Connection):
         )
         signed = encode_body(terms)
         carries = False
+        shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
+        room -= c.PROOF_BYTES * len(shown)
         if data and wire.transport in RIDES and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
@@ -142,6 +144,7 @@ class Asker(Connection):
         self.attempt = Attempt(
             seq, wire, message, secret, open_hash(header, signed), now, carries, redirects
         )
+        self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
         return self._repeat(now)
 
     def _outside(self) -> tuple[Address, ...]:
@@ -296,6 +299,7 @@ class Asker(Connection):
         self.keys.add(attempt.seq, key)
         if attempt.seq == self.keys.seq:  # what we say next goes by the newest route
             self.hops = message.hops
+        self.host.tickets.learn(self.towards.ip, message.hops, self.host.key.public)
         effects = self._connected(attempt, wire, terms, confirm, now)
         if self._outside() != said:  # only now we know, and what we sign has to say it
             self.timers.start(Timer.REFRESH, now + CONFIRMED_S)
@@ -411,11 +415,13 @@ class Asker(Connection):
             return self._drop(event, DropReason.STALE)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        issuer = message.proof[:ISSUER_BYTES]
+        issuer = message.proof[: c.ISSUER_BYTES]
         if attempt.challenges >= c.CHALLENGES_MAX or attempt.proofs.get(issuer) == message.proof:
             return self._drop(event, DropReason.UNEXPECTED)
         attempt.challenges += 1
         attempt.proofs[issuer] = message.proof
+        for oldest in list(attempt.proofs)[: -c.PROOFS_MAX]:  # tickets came before challenges
+            del attempt.proofs[oldest]
         return [self._open_datagram(attempt, attempt.message)]
 
     def _on_reject(self, event: MessageReceived, message: Reject, now: float) -> list[Effect]:
@@ -469,6 +475,9 @@ class Asker(Connection):
             self.agreement = replace(self.agreement, peer=PeerIdentity(terms.key))
         elif not terms.relay and self.state is State.OPENING:
             self.agreement = replace(self.agreement, home=self.towards)
+        if terms.ticket:
+            self.host.tickets.add(self.towards.ip, terms.ticket)
+            self.host.tickets.add(there.ip, terms.ticket)
         self.towards = there
         wire = attempt.wire
         if not terms.relay:

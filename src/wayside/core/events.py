@@ -11,6 +11,7 @@ from .codec import Header
 from .identity import PeerIdentity
 from .messages import Message
 from .rule import Cid
+from .ticket import Ticket
 
 if TYPE_CHECKING:  # which reads events
     from .opening import CheckedOpen
@@ -37,6 +38,7 @@ class MessageReceived:
 
     `proved`: its source has shown that it receives there. `data`: the datagram as it came, which
     is the one encoding of header and message: who passes it on unchanged sends these bytes.
+    `ticket`: of ours, that holds.
     """
 
     header: Header
@@ -47,6 +49,7 @@ class MessageReceived:
     side: str
     data: bytes
     proved: bool
+    ticket: Ticket | None = None
 
     @property
     def size(self) -> int:

@@ -102,6 +102,7 @@ class Gate:
                 return self._on_time_passed(now)
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
+                self._box.tickets.epoch_s = event.epoch_s
                 return []
             case OpenRequested() | DataAnswered() | SourcesChanged() | LocationFound():
                 return []

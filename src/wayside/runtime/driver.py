@@ -76,6 +76,7 @@ class Driver:
         self._machine = machine
         self._rules = rules
         self._sockets = sockets
+        self._read_from: tuple[socket.socket, ...] = ()
         self._log = log
         self._perform_other = perform_other
         self._asked: set[asyncio.Future[None]] = set()
@@ -83,17 +84,23 @@ class Driver:
         self._wakeup_at = 0.0
         self._clock: asyncio.TimerHandle | None = None
 
-    def start(self, on_received: Callable[[Received], None]) -> None:
-        """Set the machine's clock and read the sockets from now on."""
+    def start(
+        self, on_received: Callable[[Received], None], lanes: Sequence[socket.socket] = ()
+    ) -> None:
+        """Set the machine's clock and read the sockets from now on; `lanes`: others, to read only.
+
+        Each has its turn at every wake-up: a full one takes nothing from the others.
+        """
         self._set_clock()
+        self._read_from = (*self._sockets.values(), *lanes)
         loop = asyncio.get_running_loop()
-        for sock in self._sockets.values():
+        for sock in self._read_from:
             loop.add_reader(sock, self._read, sock, on_received)
 
     def stop(self) -> None:
         """Read no more; close the signaling sockets."""
         loop = asyncio.get_running_loop()
-        for sock in self._sockets.values():
+        for sock in self._read_from:
             loop.remove_reader(sock)
             sock.close()
         if self._clock is not None:
