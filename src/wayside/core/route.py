@@ -13,6 +13,7 @@ import hmac
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from . import constants as c
 from .address import IP, Address, Transport
@@ -71,6 +72,9 @@ class TokenState:
     or is hidden; `kind`: transport and the side that the OPEN came from, see `kind_of`.
     """
 
+    FIELDS: ClassVar = ("issued_s", "lifetime_s", "port", "binding", "parties")
+    """Those that always take the same room, in their order behind the byte that says what follows.
+    A lifetime has two bytes."""
     issued_s: int
     previous: Address
     port: int
@@ -85,47 +89,43 @@ class TokenState:
     far: Address | None = None
     key: bytes = b""
 
-    def pack(self) -> bytes:
-        """As few bytes as it takes: three ACCEPTs that echo it are paid for by one OPEN."""
-        route = (self.here, self.onward) if self.here and self.onward else ()
-        known = self.kind << 4 | (self.previous.family == 6) << 3 | bool(route) << 2
-        known |= (self.far is not None) << 1 | bool(self.key)
-        lifetime_s = min(self.lifetime_s, 0xFFFF)
-        start = _START.pack(known, self.issued_s, lifetime_s, self.port, self.binding, self.parties)
-        places = (self.previous, *route, *((self.far,) if self.far else ()))
-        packed = b"".join(place.pack() for place in places)
-        words = f"{self.service} {self.rule}" if self.rule else self.service  # without blanks
-        return start + packed + self.key + words.encode()
 
-    @classmethod
-    def unpack(cls, raw: bytes) -> TokenState:
-        """Read it again. Raises ValueError."""
-        if len(raw) < _START.size:
-            raise ValueError("too short")
-        known, issued_s, lifetime_s, port, binding, parties = _START.unpack_from(raw)
-        size, has_route, has_far = 18 if known & 8 else 6, bool(known & 4), bool(known & 2)
-        at = _START.size
-        places: list[Address] = []
-        for _ in range(1 + 2 * has_route + has_far):
-            places.append(Address.unpack(raw[at : at + size]))
-            at += size
-        key = raw[at : at + KEY_BYTES] if known & 1 else b""
-        service, _, rule = raw[at + len(key) :].decode().partition(" ")
-        return cls(
-            issued_s,
-            places[0],
-            port,
-            binding,
-            parties,
-            lifetime_s,
-            known >> 4,
-            rule,
-            service,
-            places[1] if has_route else None,
-            places[2] if has_route else None,
-            places[-1] if has_far else None,
-            key,
-        )
+def pack(state: TokenState) -> bytes:
+    """As few bytes as it takes: three ACCEPTs that echo it are paid for by one OPEN."""
+    route = (state.here, state.onward) if state.here and state.onward else ()
+    known = state.kind << 4 | (state.previous.family == 6) << 3 | bool(route) << 2
+    known |= (state.far is not None) << 1 | bool(state.key)
+    start = _START.pack(known, *(getattr(state, name) for name in state.FIELDS))
+    places = (state.previous, *route, *((state.far,) if state.far else ()))
+    packed = b"".join(place.pack() for place in places)
+    words = f"{state.service} {state.rule}" if state.rule else state.service  # without blanks
+    return start + packed + state.key + words.encode()
+
+
+def unpack(raw: bytes) -> TokenState:
+    """Read it again. Raises ValueError."""
+    if len(raw) < _START.size:
+        raise ValueError("too short")
+    known, *fixed = _START.unpack_from(raw)
+    size, has_route, has_far = 18 if known & 8 else 6, bool(known & 4), bool(known & 2)
+    at = _START.size
+    places: list[Address] = []
+    for _ in range(1 + 2 * has_route + has_far):
+        places.append(Address.unpack(raw[at : at + size]))
+        at += size
+    key = raw[at : at + KEY_BYTES] if known & 1 else b""
+    service, _, rule = raw[at + len(key) :].decode().partition(" ")
+    return TokenState(
+        **dict(zip(TokenState.FIELDS, fixed, strict=True)),
+        previous=places[0],
+        kind=known >> 4,
+        rule=rule,
+        service=service,
+        here=places[1] if has_route else None,
+        onward=places[2] if has_route else None,
+        far=places[-1] if has_far else None,
+        key=key,
+    )
 
 
 def kind_of(transport: Transport, side: str) -> int:
@@ -175,7 +175,7 @@ class TokenBox:
     def create_token(self, cid: Cid, seq: int, state: TokenState) -> bytes:
         """Seal a state for this cid and seq. Spec: R-8.2."""
         nonce = self._entropy(NONCE_BYTES)
-        return nonce + seal(self._seal_key, nonce, state.pack(), _bound(cid, seq))
+        return nonce + seal(self._seal_key, nonce, pack(state), _bound(cid, seq))
 
     def consume_token(self, cid: Cid, seq: int, hops: Sequence[Hop]) -> TokenState | None:
         """Open our own token among the hops; None when none is there or it is not ours. R-8.2."""
@@ -184,7 +184,7 @@ class TokenBox:
                 nonce, sealed = hop.token[:NONCE_BYTES], hop.token[NONCE_BYTES:]
                 try:
                     plain = unseal(self._seal_key, nonce, sealed, _bound(cid, seq))
-                    return TokenState.unpack(plain)
+                    return unpack(plain)
                 except (BadSignature, ValueError):
                     return None
         return None
