@@ -301,7 +301,7 @@ def ticket_of(document: dict[str, Any]) -> bytes:
 
 
 def test_each_challenge_is_answered_with_its_proof_and_nothing_else_changes() -> None:
-    """R-5.1.2, R-5.5, R-5.5.1, R-7.8: gate first, then responder; the datagram on OPEN does not count."""
+    """R-5.1.2, R-5.5, R-5.5.1, R-7.8: gate first; the datagram on OPEN does not count."""
     document = FRESH["handshake-challenge"]
     named = {name: hexed(party["public"])[:8] for name, party in document["parties"].items()}
     for seq in (0, 2):

@@ -115,6 +115,11 @@ class Gate:
         return self.table.by_cid
 
     @property
+    def ticketed(self) -> int:
+        """OPENs that a ticket has let in."""
+        return self._door.ticketed
+
+    @property
     def deadline(self) -> float | None:
         """When `TimePassed` is due, monotonic seconds."""
         return self.table.deadlines.next

@@ -49,7 +49,7 @@ def lane_rules(port: int) -> str:
 def _rules(family: int, port: int) -> list[str]:
     ip, prefix = ("ip", "255.255.255.0") if family == 4 else ("ip6", "ffff:ffff:ffff:ffff::")
     host = LOOPBACK[family] if family == 4 else f"[{LOOPBACK[family]}]"
-    chain = f"add rule inet {TABLE} lanes{family}"
+    chain = f"add rule inet {TABLE} lanes{family} meta l4proto udp"  # again: tproxy wants it
     rules: list[str] = []
     for lane, code in CODES.items():
         rate = f"limit rate over {RATES[lane]}/second burst {RATES[lane]} packets"

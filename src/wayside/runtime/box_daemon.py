@@ -226,6 +226,7 @@ class BoxDaemon:
             connections=records[:limit],
             dropped=dict(self.driver.dropped),
             refused_total=self.refusals.total,
+            tickets=self.gate.ticketed,
         )
 
 

@@ -166,6 +166,7 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
 
     `addresses`: a host's own virtual addresses; `registrations`: with whom it registers.
+    `tickets`: boxes that a host has one of; at a box, OPENs that were let in by one.
     """
 
     role: Literal["host", "gate", "rendezvous"]
@@ -180,6 +181,7 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     dropped: dict[str, int] = {}
     refused_total: int = 0
     registrations: list[RegistrationRecord] = []
+    tickets: int = 0
 
 
 class RefusalRecord(msgspec.Struct, kw_only=True, frozen=True):
