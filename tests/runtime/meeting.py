@@ -57,9 +57,7 @@ class QuietHelper:
         self.setups.append(setup)
 
     async def open_sockets(self, role: str, port: int) -> GateSockets:
-        signaling, shown, bare = open_signaling(0), open_signaling(0), open_signaling(0)
-        lanes = (shown[4], shown[6], bare[4], bare[6])
-        return GateSockets(signaling[4], signaling[6], *lanes)
+        return GateSockets(*(sock for _ in range(4) for sock in open_signaling(0).values()))
 
     async def rules(self) -> list[InstalledRule]:
         return []

@@ -78,7 +78,7 @@ class FrontDoor:
             message = decode_message(header, event.data[start:])
         except DecodeError:
             return Dropped(DropReason.MALFORMED, source)
-        if isinstance(message, Open) and bare and not self._may_be_bare(prefix, now):
+        if isinstance(message, Open) and bare and (event.crowded or self._is_spent(prefix, now)):
             return self.challenge(event, header, message.hops, now)
         self.ticketed += ticketed
         return MessageReceived(
@@ -105,10 +105,10 @@ class FrontDoor:
         challenge = Header(Challenge.TYPE, header.seq, header.cid)
         return answer(event, encode(challenge, Challenge(proof, hops)))
 
-    def _may_be_bare(self, prefix: bytes, now: float) -> bool:
-        """Whether there is budget for one more signature of nobody in particular. R-7.4."""
+    def _is_spent(self, prefix: bytes, now: float) -> bool:
+        """Whether there is no budget for one more signature of nobody in particular. R-7.4."""
         per_s = self._budget.opens_per_s
-        return _spend(self._bare, per_s, now) and self._take(b"o" + prefix, per_s, now)
+        return not (_spend(self._bare, per_s, now) and self._take(b"o" + prefix, per_s, now))
 
     def _take(self, whose: bytes, per_s: float, now: float) -> bool:
         """Whether the bucket of this network or ticket has one more."""

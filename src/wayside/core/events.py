@@ -22,7 +22,8 @@ class DatagramReceived:
     """A signaling datagram came in.
 
     `destination` is where the sender addressed it: our own address, or, at a gate that
-    intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from.
+    intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from. `crowded`:
+    more of its kind come in than can be worked on.
     """
 
     data: bytes
@@ -30,6 +31,7 @@ class DatagramReceived:
     destination: Address
     transit: bool = False
     side: str = ""
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

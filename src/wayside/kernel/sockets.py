@@ -54,6 +54,8 @@ def open_gate_sockets(port: int) -> dict[str, socket.socket]:
             "signaling_v6": lambda: _signaling(socket.AF_INET6, port, transparent=True),
             "shown_v4": lambda: _lane(4, port + PORTS["shown"]),
             "shown_v6": lambda: _lane(6, port + PORTS["shown"]),
+            "again_v4": lambda: _lane(4, port + PORTS["again"]),
+            "again_v6": lambda: _lane(6, port + PORTS["again"]),
             "bare_v4": lambda: _lane(4, port + PORTS["bare"]),
             "bare_v6": lambda: _lane(6, port + PORTS["bare"]),
         }

@@ -32,6 +32,7 @@ SCENARIOS = {
     "offpath-firewall": "wayside.lab.offpath_firewall",
     "restart": "wayside.lab.restart",
     "icmp": "wayside.lab.icmp",
+    "spoofer": "wayside.lab.spoofer",
     "attacks": "wayside.lab.attacks",
 }
 """In the order of the design; `--all` runs them all."""

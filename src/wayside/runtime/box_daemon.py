@@ -208,6 +208,7 @@ class BoxDaemon:
                 received.destination,
                 received.destination.ip not in self._local,
                 self._sides.get(received.interface, ""),
+                received.crowded,
             )
         )
 

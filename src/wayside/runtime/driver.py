@@ -28,10 +28,13 @@ from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .eventlog import EventLog
-from .udp import Received, read_datagrams, send
+from .udp import READS_A_WAKEUP, Received, read_datagrams, send
 
 CLOCK_CHECK_S = 30.0
 """How often the wall clock is compared with the monotonic one; NTP steps are rare."""
+
+CROWDED = 2
+"""So many full reads in a row: more comes in at a socket than we get done."""
 
 _log = structlog.get_logger()
 
@@ -77,6 +80,7 @@ class Driver:
         self._rules = rules
         self._sockets = sockets
         self._read_from: tuple[socket.socket, ...] = ()
+        self._full: Counter[socket.socket] = Counter()
         self._log = log
         self._perform_other = perform_other
         self._asked: set[asyncio.Future[None]] = set()
@@ -139,7 +143,10 @@ class Driver:
             await asyncio.wait(self._asked)
 
     def _read(self, sock: socket.socket, on_received: Callable[[Received], None]) -> None:
-        for received in read_datagrams(sock, sock.getsockname()[1]):
+        full = self._full[sock]
+        found = read_datagrams(sock, sock.getsockname()[1], full >= CROWDED)
+        self._full[sock] = full + 1 if len(found) == READS_A_WAKEUP else 0
+        for received in found:
             self._log_datagram("datagram.received", received.data, received.source)
             on_received(received)
 

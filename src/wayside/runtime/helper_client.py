@@ -64,17 +64,20 @@ class SignalingSockets:
 
 @dataclass(frozen=True, slots=True)
 class GateSockets(SignalingSockets):
-    """What a gate gets: two more for each family, read only, for OPENs (kernel/lanes.py)."""
+    """What a gate gets: three more for each family, read only, for OPENs (kernel/lanes.py)."""
 
     shown_v4: socket.socket
     shown_v6: socket.socket
+    again_v4: socket.socket
+    again_v6: socket.socket
     bare_v4: socket.socket
     bare_v6: socket.socket
 
     @property
     def lanes(self) -> tuple[socket.socket, ...]:
         """Those for OPENs."""
-        return self.shown_v4, self.shown_v6, self.bare_v4, self.bare_v6
+        known = (self.shown_v4, self.shown_v6, self.again_v4, self.again_v6)
+        return *known, self.bare_v4, self.bare_v6
 
 
 @dataclass(frozen=True, slots=True)
