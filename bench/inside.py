@@ -25,6 +25,7 @@ MEASURES = {
     "setups-profile": ("setups:profile", "where a gate's time goes"),
     "unproved": ("unproved:measure", "what is sent to a source that has not proved itself"),
     "unaccepted": ("unaccepted:measure", "a gate's memory for OPENs that were never accepted"),
+    "flood": ("flood:measure", "set-ups while OPENs are forged, by a sender in C (needs cc)"),
     "locations": ("locations:measure", "updates and look-ups of the location stores"),
     "moves": ("handover:measure", "the gap that a hard move leaves, TCP and UDP, beside MPTCP's"),
     "moves-far": ("handover:measure_far", "the same over long wires"),

@@ -61,10 +61,7 @@ class Site:
     @property
     def pids(self) -> tuple[int, int]:
         """The processes of the gate and of its helper."""
-        assert self.gate.process is not None
-        pid = self.gate.process.popen.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return pid, int(children[0])
+        return pids_of(self.gate)
 
     def in_kernel(self) -> int:
         """Connections that have lasting rules, both ways, in the kernel."""
@@ -139,6 +136,14 @@ def profile(bench: Bench) -> Iterator[Figure]:
         yield single(f"  a set-up's time in the gate: {group}", "us", gate_us * share)
     helper_us = 1e6 * (after[1] - before[1]) / done
     yield single("  a set-up's time in the helper: nftables", "us", helper_us)
+
+
+def pids_of(gate: Daemon) -> tuple[int, int]:
+    """The processes of a box and of its helper."""
+    assert gate.process is not None
+    pid = gate.process.popen.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return pid, int(children[0])
 
 
 def rules_in(node: Node, name: str) -> int:

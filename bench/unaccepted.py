@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from figure import Figure, single
@@ -124,7 +124,12 @@ def _count(sock: socket.socket) -> int:
 
 def memory_mb(site: Site) -> float:
     """Resident memory of the gate's process and of its helper."""
-    return sum(_resident_kb(pid) for pid in site.pids) / 1024
+    return resident_mb(site.pids)
+
+
+def resident_mb(pids: Iterable[int]) -> float:
+    """Resident memory of processes together."""
+    return sum(_resident_kb(pid) for pid in pids) / 1024
 
 
 def _resident_kb(pid: int) -> int:

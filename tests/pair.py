@@ -451,7 +451,18 @@ def make_open(  # what a stranger with a key of their own can send
 STRANGER = SigningKey(b"s" * 32)
 """Has a key, and is known to nobody."""
 
-PASSING = ("_door", "_box", "names", "entropy", "policy", "_heap", "_used", "_free", "_spent")
+PASSING = (
+    "_door",
+    "_box",
+    "names",
+    "entropy",
+    "policy",
+    "_heap",
+    "_used",
+    "_free",
+    "_spent",
+    "tickets",
+)
 """What may change or cannot be compared: budgets, caches, functions, whose turn it is, replays."""
 
 

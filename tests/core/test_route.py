@@ -17,7 +17,7 @@ V6 = Address.parse("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535")
 V4 = Address.parse("192.0.2.1:4747")
 STATE = TokenState(1, V4, 4747, b"b" * 12, b"p" * 6, 120, Transport.TCP)
 BIGGEST = TokenState(
-    2**32, V6, 65535, b"b" * 12, b"p" * 6, 2**32, Transport.UDP, "r" * 32, "s" * 32, V6, V6, V6
+    2**32 - 1, V6, 65535, b"b" * 12, b"p" * 6, 65535, Transport.UDP, "r" * 32, "s" * 32, V6, V6, V6
 )
 
 

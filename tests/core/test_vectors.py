@@ -293,8 +293,15 @@ def test_an_outsider_believes_the_close_and_its_echo(name: str) -> None:
         assert body[2] == "done"
 
 
+def ticket_of(document: dict[str, Any]) -> bytes:
+    """What the gate's record in the first ACCEPT is worth to the initiator. R-7.8."""
+    hop = cbor2.loads(body_of(step(document, "ACCEPT", 0))[3][0])
+    key = hexed(document["parties"]["initiator"]["public"])
+    return hop[1][:8] + hop[7][:3] + key[:13] + hop[7][3:]
+
+
 def test_each_challenge_is_answered_with_its_proof_and_nothing_else_changes() -> None:
-    """R-5.1.2, R-5.5, R-5.5.1: gate first, then responder; the datagram on OPEN does not count."""
+    """R-5.1.2, R-5.5, R-5.5.1, R-7.8: gate first; the datagram on OPEN does not count."""
     document = FRESH["handshake-challenge"]
     named = {name: hexed(party["public"])[:8] for name, party in document["parties"].items()}
     for seq in (0, 2):
@@ -306,9 +313,10 @@ def test_each_challenge_is_answered_with_its_proof_and_nothing_else_changes() ->
         proofs = [body_of(one)[1] for one, entry in zip(said, steps, strict=True)
                   if entry["message"] == "CHALLENGE" and entry["to"] == "initiator"]  # fmt: skip
         assert [proof[:8] for proof in proofs] == [named["gate"], named["responder"]]
+        first = ticket_of(document) if seq else b""
         assert [one[32 : 32 + 32 * one[6]] for one in mine] == [
-            b"".join(proofs[:count]) for count in range(3)
-        ]
+            first, proofs[0], b"".join(proofs)
+        ]  # fmt: skip
         signed = {(signing_header(one), body_of(one)[1], body_of(one)[2]) for one in opens}
         assert len(signed) == 1
     asked = cbor2.loads(body_of(step(document, "OPEN", 0))[1])

@@ -36,7 +36,7 @@ from wayside.kernel.plan import Change, InstalledRule
 from wayside.runtime import driver
 from wayside.runtime.control_types import InviteReply, InviteRequest
 from wayside.runtime.enrolment import Invitation
-from wayside.runtime.helper_client import GateSetup, Helper, SignalingSockets
+from wayside.runtime.helper_client import GateSetup, GateSockets, Helper
 from wayside.runtime.keyfile import new_key
 from wayside.runtime.locations import LocationStore, LocationStoreUnavailable
 from wayside.runtime.rendezvous import RendezvousDaemon
@@ -56,9 +56,8 @@ class QuietHelper:
     async def setup_gate(self, setup: GateSetup) -> None:
         self.setups.append(setup)
 
-    async def open_sockets(self, role: str, port: int) -> SignalingSockets:
-        sockets = open_signaling(0)
-        return SignalingSockets(sockets[4], sockets[6])
+    async def open_sockets(self, role: str, port: int) -> GateSockets:
+        return GateSockets(*(sock for _ in range(4) for sock in open_signaling(0).values()))
 
     async def rules(self) -> list[InstalledRule]:
         return []

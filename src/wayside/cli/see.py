@@ -72,6 +72,10 @@ def _print_status(reply: StatusReply) -> None:
         up = one.since_s is not None
         now = f"for {span(one.since_s)}" if one.since_s is not None else one.why or "asking"
         console.print(plain(f"{'registered' if up else 'not registered'} with {where}: {now}"))
+    if reply.tickets:
+        whose = "has tickets of" if reply.role == "host" else "was shown tickets on"
+        what = "gates" if reply.role == "host" else "OPENs"
+        console.print(f"{whose} {reply.tickets} {what}")
     for reason, count in sorted(reply.dropped.items()):
         console.print(f"dropped {count} datagrams: {reason}")
 

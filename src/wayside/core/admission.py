@@ -31,53 +31,59 @@ class Budget:
     """What one /24 or /64 may send, a second; a burst of as much again in one go. Spec: R-7.4."""
 
     datagrams_per_s: float = 20_000.0
-    """A core decodes about 40,000; half of them for one network."""
+    """A core decodes about 40,000; half of them for one network. Bare OPENs have as many again."""
     opens_per_s: float = 4_000.0
-    """OPENs without proof, and STOPs: a core checks about 10,000 signatures. Beyond this: a
-    CHALLENGE for an OPEN, nothing for a STOP."""
+    """OPENs without proof or ticket: a core checks about 10,000 signatures; beyond, CHALLENGE.
+    As many STOPs; beyond, nothing. The same for the OPENs of all networks together: a forger has
+    as many sources as he likes."""
+    ticket_per_s: float = 1_000.0
+    """OPENs of one ticket; beyond this they are as good as without."""
 
 
 @dataclass(slots=True)
 class _Bucket:
-    datagrams: float
-    opens: float
+    left: float
     at: float
 
 
 class FrontDoor:
-    """Lets datagrams in, or says why not."""
+    """Lets datagrams in, or says why not. `ticketed`: how many OPENs a ticket has let in."""
 
     def __init__(self, box: TokenBox, budget: Budget) -> None:
+        self.ticketed = 0
         self._box = box
         self._budget = budget
         self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+        self._bare = _Bucket(budget.opens_per_s, 0.0)
 
     def admit(self, event: DatagramReceived, now: float) -> MessageReceived | Effect:
         """The decoded message, or the effect that is all this datagram gets. Spec: R-7.1."""
-        source = event.source
+        source, most = event.source, self._budget
         try:
             header, start = Header.decode(event.data)
         except DecodeError:
             return Dropped(DropReason.HEADER, source)
-        proved = bool(header.proofs) and self._box.check_cookie(
-            header.cid, source, header.proofs, now
-        )
-        bucket = self._refilled(source.ip, now)
-        if bucket.datagrams < 1:
+        proofs, opens = header.proofs, header.type == Open.TYPE
+        proved = bool(proofs) and self._box.check_cookie(header.cid, source, proofs, now)
+        ticket = self._box.tickets.find(proofs, now) if opens and proofs else None
+        ticketed = ticket is not None and self._take(b"t" + ticket.holder, most.ticket_per_s, now)
+        # Forged OPENs use up what is for such OPENs of that network, and for nothing else.
+        bare = opens and not proved and not ticketed
+        prefix = prefix_of(source.ip)
+        kind = b"b" if bare else b"d"
+        if not ticketed and not self._take(kind + prefix, most.datagrams_per_s, now):
             return Dropped(DropReason.BUDGET, source)
-        bucket.datagrams -= 1
-        if header.type == Open.TYPE and not proved and len(event.data) < c.OPEN_BYTES_MIN:
+        if opens and not proved and len(event.data) < c.OPEN_BYTES_MIN:
             return Dropped(DropReason.SHORT, source)
         try:
             message = decode_message(header, event.data[start:])
         except DecodeError:
             return Dropped(DropReason.MALFORMED, source)
-        if isinstance(message, Open | Stop) and not proved:
-            if bucket.opens < 1 and isinstance(message, Stop):
-                return Dropped(DropReason.BUDGET, source)
-            if bucket.opens < 1:
-                return self.challenge(event, header, message.hops, now)
-            bucket.opens -= 1
+        if isinstance(message, Stop) and not self._take(b"s" + prefix, most.opens_per_s, now):
+            return Dropped(DropReason.BUDGET, source)
+        if isinstance(message, Open) and bare and (event.crowded or self._is_spent(prefix, now)):
+            return self.challenge(event, header, message.hops, now)
+        self.ticketed += ticketed
         return MessageReceived(
             header,
             message,
@@ -87,6 +93,7 @@ class FrontDoor:
             event.side,
             event.data,
             proved,
+            ticket,
         )
 
     def challenge(
@@ -101,23 +108,30 @@ class FrontDoor:
         challenge = Header(Challenge.TYPE, header.seq, header.cid)
         return answer(event, encode(challenge, Challenge(proof, hops)))
 
-    def _refilled(self, ip: IP, now: float) -> _Bucket:
-        prefix = prefix_of(ip)
-        most = self._budget
-        bucket = self._buckets.get(prefix)
+    def _is_spent(self, prefix: bytes, now: float) -> bool:
+        """Whether there is no budget for one more signature of nobody in particular. R-7.4."""
+        per_s = self._budget.opens_per_s
+        return not (_spend(self._bare, per_s, now) and self._take(b"o" + prefix, per_s, now))
+
+    def _take(self, whose: bytes, per_s: float, now: float) -> bool:
+        """Whether the bucket of this network or ticket has one more."""
+        bucket = self._buckets.get(whose)
         if bucket is None:
             if len(self._buckets) >= PREFIXES_MAX:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[prefix] = _Bucket(most.datagrams_per_s, most.opens_per_s, now)
-            return bucket
-        self._buckets.move_to_end(prefix)
-        passed = max(0.0, now - bucket.at)
-        bucket.at = now
-        bucket.datagrams = min(
-            most.datagrams_per_s, bucket.datagrams + passed * most.datagrams_per_s
-        )
-        bucket.opens = min(most.opens_per_s, bucket.opens + passed * most.opens_per_s)
-        return bucket
+            bucket = self._buckets[whose] = _Bucket(per_s, now)
+        else:
+            self._buckets.move_to_end(whose)
+        return _spend(bucket, per_s, now)
+
+
+def _spend(bucket: _Bucket, per_s: float, now: float) -> bool:
+    bucket.left = min(per_s, bucket.left + max(0.0, now - bucket.at) * per_s)
+    bucket.at = now
+    if bucket.left < 1:
+        return False
+    bucket.left -= 1
+    return True
 
 
 def prefix_of(ip: IP) -> bytes:

@@ -51,7 +51,7 @@ from .messages import (
     padded,
 )
 from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
-from .route import ISSUER_BYTES, hops_hash, returning
+from .route import hops_hash, returning
 from .saved import save
 from .timers import Timer
 from .way import Role
@@ -133,7 +133,9 @@ class Asker(Yielding):
         )
         signed = encode_body(terms)
         carries = False
+        shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
+        room -= c.PROOF_BYTES * len(shown)
         if data and wire.transport in RIDES and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
             signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
@@ -145,6 +147,7 @@ class Asker(Yielding):
         self.attempt = Attempt(
             seq, wire, message, secret, open_hash(header, signed), outside, carries, redirects
         )
+        self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
         return self._repeat(now)
 
     def _outside(self) -> tuple[Address, ...]:
@@ -298,6 +301,7 @@ class Asker(Yielding):
         self.keys.add(attempt.seq, key)
         if attempt.seq == self.keys.seq:  # what we say next goes by the newest route
             self.hops = message.hops
+        self.host.tickets.learn(self.towards.ip, message.hops, self.host.key.public)
         effects = self._connected(attempt, wire, terms, confirm, now)
         if self._outside() != said:  # only now we know, and what we sign has to say it
             self.timers.start(Timer.REFRESH, now + CONFIRMED_S)
@@ -415,11 +419,13 @@ class Asker(Yielding):
             return self._drop(event, DropReason.STALE)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        issuer = message.proof[:ISSUER_BYTES]
+        issuer = message.proof[: c.ISSUER_BYTES]
         if attempt.challenges >= c.CHALLENGES_MAX or attempt.proofs.get(issuer) == message.proof:
             return self._drop(event, DropReason.UNEXPECTED)
         attempt.challenges += 1
         attempt.proofs[issuer] = message.proof
+        for oldest in list(attempt.proofs)[: -c.PROOFS_MAX]:  # tickets came before challenges
+            del attempt.proofs[oldest]
         again, home = self._open_datagram(attempt, attempt.message), self.agreement.home
         asked_home = home is not None and event.source.ip == home.ip
         return [replace(again, destination=home) if home and asked_home else again]
@@ -484,6 +490,9 @@ class Asker(Yielding):
         elif not terms.relay and self.state is State.OPENING:
             home = self.agreement.home or self.towards  # which may be asked again and again
             self.agreement = replace(self.agreement, home=home)
+        if terms.ticket:
+            self.host.tickets.add(self.towards.ip, terms.ticket)
+            self.host.tickets.add(there.ip, terms.ticket)
         self.towards = there
         wire = attempt.wire
         if not terms.relay:

@@ -32,6 +32,7 @@ from .identity import PeerIdentity
 from .messages import Accept, Challenge, Close, Confirm, Hop, Open, Redirect, Reject, Stop, encode
 from .opening import cut
 from .rule import Action, Cid, Rule, note_of
+from .ticket import Tickets
 from .timers import Timer, Timers
 
 if TYPE_CHECKING:  # which imports this
@@ -74,6 +75,7 @@ class HostContext:
     epoch_s: float = 0.0
     redirectors: tuple[bytes, ...] = ()
     """Keys, 32 bytes each, of gates and rendezvous that may send us another way. R-5.7.1."""
+    tickets: Tickets = field(default_factory=Tickets)
 
     def unix_s(self, now: float) -> float:
         """Wall-clock time, unix seconds."""

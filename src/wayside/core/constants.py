@@ -20,6 +20,15 @@ FLAG_PROOF = 0x01
 PROOF_BYTES = 32
 """Issuer tag 8, then 24 bytes that only the issuer understands."""
 
+ISSUER_BYTES = 8
+"""Of a proof: who takes it."""
+
+TICKET_BYTES = 11
+"""Of a ticket in a hop record: all that the host it is for does not know already."""
+
+TICKET_S = 86_400
+"""Who was here yesterday is known today."""
+
 CHECK_BYTES = 8
 """Of a hash whose origin nobody can find in the 10 s in which it counts."""
 

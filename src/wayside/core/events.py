@@ -11,6 +11,7 @@ from .codec import Header
 from .identity import PeerIdentity
 from .messages import Message
 from .rule import Cid
+from .ticket import Ticket
 
 if TYPE_CHECKING:  # which reads events
     from .opening import CheckedOpen
@@ -23,6 +24,7 @@ class DatagramReceived:
     `destination` is where the sender addressed it: our own address, or, at a gate that
     intercepted it, somebody else's (`transit`). `side`: the gate's zone it came from. `returned`:
     it is one of ours, or its beginning: the network says that nobody takes them where it went.
+    `crowded`: more of its kind come in than can be worked on.
     """
 
     data: bytes
@@ -31,6 +33,7 @@ class DatagramReceived:
     transit: bool = False
     side: str = ""
     returned: bool = False
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class MessageReceived:
 
     `proved`: its source has shown that it receives there. `data`: the datagram as it came, which
     is the one encoding of header and message: who passes it on unchanged sends these bytes.
+    `ticket`: of ours, that holds.
     """
 
     header: Header
@@ -49,6 +53,7 @@ class MessageReceived:
     side: str
     data: bytes
     proved: bool
+    ticket: Ticket | None = None
 
     @property
     def size(self) -> int:

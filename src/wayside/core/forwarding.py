@@ -81,7 +81,8 @@ class Forwarding:
     ) -> SendDatagram:
         """Send who asks to where the one asked for is, with our approval. Spec: R-5.7."""
         unix_s = self.context.epoch_s + now
-        return redirect(self.context.key, event, opened, there, False, unix_s)
+        ticket = self._box.tickets.for_redirect(opened.terms.from_key, now)
+        return redirect(self.context.key, event, opened, there, False, unix_s, ticket=ticket)
 
     def redirect_via(
         self, event: MessageReceived, opened: CheckedOpen, verdict: Verdict, now: float
@@ -96,7 +97,9 @@ class Forwarding:
             reason = f"only by way of {via}, which has no IPv{family} address"
             return self.refuse(event, opened, Refusal(Code.NO_ROUTE, reason, verdict.rule))
         instead, unix_s = context.instead.get(via, b""), context.epoch_s + now
-        return [redirect(context.key, event, opened, there[0], not instead, unix_s, instead)]
+        ticket = self._box.tickets.for_redirect(opened.terms.from_key, now)
+        relay = not instead
+        return [redirect(context.key, event, opened, there[0], relay, unix_s, instead, ticket)]
 
     def pass_on(
         self,
@@ -109,7 +112,8 @@ class Forwarding:
     ) -> list[Effect]:
         """Send an OPEN that was found good on its way. Spec: R-8.1."""
         state = self._state(event, opened, way, verdict, now)
-        return self._forward(event, message, opened, way, state)
+        ticket = self._box.tickets.for_record(event.ticket, opened.terms.from_key, now)
+        return self._forward(event, message, opened, way, state, ticket)
 
     def _state(
         self, event: MessageReceived, opened: CheckedOpen, way: Way, verdict: Verdict, now: float
@@ -145,6 +149,7 @@ class Forwarding:
         opened: CheckedOpen,
         way: Way,
         state: TokenState,
+        ticket: bytes,
     ) -> list[Effect]:
         """Append our record and send the OPEN on to where it is going. Spec: R-8.1 to R-8.3."""
         hidden = Role.HIDING in (way.role, *(hop.role for hop in message.hops))
@@ -155,6 +160,7 @@ class Forwarding:
             self._box.create_token(event.header.cid, event.header.seq, state),
             state.far,
             None if hidden else state.onward,
+            ticket,
         )
         if len(message.hops) >= c.HOPS_MAX:
             refusal = Refusal(Code.ROUTE_TOO_LONG, "too many gates on the path")
@@ -163,6 +169,8 @@ class Forwarding:
         try:
             datagram = padded(event.header, onward)
         except ValueError:
+            if ticket:  # the one thing that can be left out
+                return self._forward(event, message, opened, way, state, b"")
             refusal = Refusal(Code.ROUTE_TOO_LONG, "no room for another gate in the OPEN")
             return self.refuse(event, opened, refusal)
         return [SendDatagram(datagram, way.onward, way.name)]

@@ -105,6 +105,7 @@ class Gate:
                 return self._on_time_passed(now)
             case ClockSet():
                 self.context.epoch_s = event.epoch_s
+                self._box.tickets.epoch_s = event.epoch_s
                 return []
             case OpenRequested() | StopRequested() | DataAnswered():
                 return []
@@ -117,6 +118,11 @@ class Gate:
     def passages(self) -> dict[Cid, Passage]:
         """The connections through this gate; only to look at."""
         return self.table.by_cid
+
+    @property
+    def ticketed(self) -> int:
+        """OPENs that a ticket has let in."""
+        return self._door.ticketed
 
     @property
     def deadline(self) -> float | None:

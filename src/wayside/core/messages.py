@@ -83,6 +83,7 @@ class Hop:
         Field(4, "token", TOKEN),
         Field(5, "source", ADDRESS, optional=True),
         Field(6, "destination", ADDRESS, optional=True),
+        Field(7, "ticket", fixed(c.TICKET_BYTES), optional=True),
     )
     key: bytes
     role: int
@@ -90,6 +91,7 @@ class Hop:
     token: bytes
     source: Address | None = None
     destination: Address | None = None
+    ticket: bytes = b""
 
 
 HOPS = many(nested(Hop), c.HOPS_MAX)
@@ -207,6 +209,7 @@ class RedirectTerms:
         Field(5, "until_s", uint(SECONDS_MAX)),
         Field(6, "relay", uint(1)),
         Field(7, "key", KEY, optional=True),
+        Field(8, "ticket", fixed(c.PROOF_BYTES), optional=True),
     )
     from_key: bytes
     open_hash: bytes
@@ -217,6 +220,7 @@ class RedirectTerms:
     """1: who is there passes the OPEN on to where it was going; 0: the one asked for is there."""
     key: bytes = b""
     """Of who answers there in the place of the one who was asked for; with `relay` 0 only."""
+    ticket: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

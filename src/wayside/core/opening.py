@@ -79,6 +79,8 @@ def check_open(
         return DropReason.ADDRESS
     if terms.sealed and (terms.transport not in RIDES or event.header.seq != 0):
         return DropReason.MALFORMED
+    if event.ticket is not None and not terms.from_key.startswith(event.ticket.holder):
+        return DropReason.TOKEN
     if abs(terms.time_s - unix_s) > c.OPEN_TIME_WINDOW_S and not event.proved:
         return DropReason.TIME
     try:
@@ -231,10 +233,12 @@ def redirect(
     relay: bool,
     now_s: float,
     instead: bytes = b"",
+    ticket: bytes = b"",
 ) -> SendDatagram:
     """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7.
 
-    `instead`: the key, 32 bytes, of who answers there in the other's place.
+    `instead`: the key, 32 bytes, of who answers there in the other's place; `ticket`: ours, for
+    who asks.
     """
     message, cid = event.message, event.header.cid
     terms = RedirectTerms(
@@ -247,6 +251,7 @@ def redirect(
         int(now_s) + APPROVAL_VALID_S,
         int(relay),
         instead,
+        ticket,
     )
     header, signed = Header(Redirect.TYPE, event.header.seq, cid), encode_body(terms)
     hops: tuple[Hop, ...] = getattr(message, "hops", ())

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from . import constants as c
 from .address import IP, Address, Transport
-from .codec import ADDRESS, DecodeError, Field, decode_body, encode_body, fixed, uint, word
+from .codec import encode_body
 from .crypto import NONCE_BYTES, BadSignature, derive, digest, seal, unseal
 from .messages import Hop
 from .rule import Cid
+from .ticket import TicketBox
 
 TOKEN_VALID_S = 10.0
 """An ACCEPT comes back within the initiator's patience of 5 s; as much again for slow boxes."""
@@ -27,7 +29,6 @@ TOKEN_VALID_S = 10.0
 COOKIE_VALID_S = 30.0
 """Long enough for every box of a route to challenge once, short enough to be worthless later."""
 
-ISSUER_BYTES = 8
 NAT = 2
 """The role of a box that rewrites either end of a flow; above it: both. Spec: R-8.1."""
 SIDES = ("", "inside", "outside")
@@ -56,6 +57,10 @@ def hops_hash(hops: Sequence[Hop]) -> bytes:
     return digest(*(encode_body(hop) for hop in hops))
 
 
+_START = struct.Struct(f">BIHH{BINDING_BYTES}s{PARTIES_BYTES}s")
+KEY_BYTES = 8
+
+
 @dataclass(frozen=True, slots=True)
 class TokenState:
     """What a gate needs again on the way back. `issued_s`: seconds of its own clock.
@@ -67,21 +72,9 @@ class TokenState:
     or is hidden; `kind`: transport and the side that the OPEN came from, see `kind_of`.
     """
 
-    FIELDS: ClassVar = (
-        Field(1, "issued_s", uint(2**32)),
-        Field(2, "previous", ADDRESS),
-        Field(3, "port", uint(2**16 - 1)),
-        Field(4, "binding", fixed(BINDING_BYTES)),
-        Field(5, "parties", fixed(PARTIES_BYTES)),
-        Field(6, "lifetime_s", uint(2**32)),
-        Field(7, "kind", uint(4 * len(SIDES))),
-        Field(8, "rule", word(c.SERVICE_BYTES_MAX), optional=True),
-        Field(9, "service", word(c.SERVICE_BYTES_MAX), optional=True),
-        Field(10, "here", ADDRESS, optional=True),
-        Field(11, "onward", ADDRESS, optional=True),
-        Field(12, "far", ADDRESS, optional=True),
-        Field(13, "key", fixed(8), optional=True),
-    )
+    FIELDS: ClassVar = ("issued_s", "lifetime_s", "port", "binding", "parties")
+    """Those that always take the same room, in their order behind the byte that says what follows.
+    A lifetime has two bytes."""
     issued_s: int
     previous: Address
     port: int
@@ -95,6 +88,44 @@ class TokenState:
     onward: Address | None = None
     far: Address | None = None
     key: bytes = b""
+
+
+def pack(state: TokenState) -> bytes:
+    """As few bytes as it takes: three ACCEPTs that echo it are paid for by one OPEN."""
+    route = (state.here, state.onward) if state.here and state.onward else ()
+    known = state.kind << 4 | (state.previous.family == 6) << 3 | bool(route) << 2
+    known |= (state.far is not None) << 1 | bool(state.key)
+    start = _START.pack(known, *(getattr(state, name) for name in state.FIELDS))
+    places = (state.previous, *route, *((state.far,) if state.far else ()))
+    packed = b"".join(place.pack() for place in places)
+    words = f"{state.service} {state.rule}" if state.rule else state.service  # without blanks
+    return start + packed + state.key + words.encode()
+
+
+def unpack(raw: bytes) -> TokenState:
+    """Read it again. Raises ValueError."""
+    if len(raw) < _START.size:
+        raise ValueError("too short")
+    known, *fixed = _START.unpack_from(raw)
+    size, has_route, has_far = 18 if known & 8 else 6, bool(known & 4), bool(known & 2)
+    at = _START.size
+    places: list[Address] = []
+    for _ in range(1 + 2 * has_route + has_far):
+        places.append(Address.unpack(raw[at : at + size]))
+        at += size
+    key = raw[at : at + KEY_BYTES] if known & 1 else b""
+    service, _, rule = raw[at + len(key) :].decode().partition(" ")
+    return TokenState(
+        **dict(zip(TokenState.FIELDS, fixed, strict=True)),
+        previous=places[0],
+        kind=known >> 4,
+        rule=rule,
+        service=service,
+        here=places[1] if has_route else None,
+        onward=places[2] if has_route else None,
+        far=places[-1] if has_far else None,
+        key=key,
+    )
 
 
 def kind_of(transport: Transport, side: str) -> int:
@@ -123,18 +154,28 @@ def far_source(state: TokenState) -> Address:
 
 
 class TokenBox:
-    """Seals and opens the tokens of one hop; `secret`: 32 bytes that nobody else has."""
+    """Seals and opens the tokens of one hop; `secret`: 32 bytes that nobody else has.
 
-    def __init__(self, key: bytes, secret: bytes, entropy: Callable[[int], bytes]) -> None:
+    `shared`: 32 bytes that only boxes have which take each other's tickets; without: our own.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        secret: bytes,
+        entropy: Callable[[int], bytes],
+        shared: bytes = b"",
+    ) -> None:
+        self.tickets = TicketBox(key, secret, shared)
         self._key = key
-        self._seal_key = derive(secret, b"", b"wayside token")
+        self._seal_key = derive(secret, b"", b"wayside token 2")
         self._cookie_key = derive(secret, b"", b"wayside cookie")
         self._entropy = entropy
 
     def create_token(self, cid: Cid, seq: int, state: TokenState) -> bytes:
         """Seal a state for this cid and seq. Spec: R-8.2."""
         nonce = self._entropy(NONCE_BYTES)
-        return nonce + seal(self._seal_key, nonce, encode_body(state), _bound(cid, seq))
+        return nonce + seal(self._seal_key, nonce, pack(state), _bound(cid, seq))
 
     def consume_token(self, cid: Cid, seq: int, hops: Sequence[Hop]) -> TokenState | None:
         """Open our own token among the hops; None when none is there or it is not ours. R-8.2."""
@@ -143,21 +184,21 @@ class TokenBox:
                 nonce, sealed = hop.token[:NONCE_BYTES], hop.token[NONCE_BYTES:]
                 try:
                     plain = unseal(self._seal_key, nonce, sealed, _bound(cid, seq))
-                    return decode_body(TokenState, plain)
-                except (BadSignature, DecodeError):
+                    return unpack(plain)
+                except (BadSignature, ValueError):
                     return None
         return None
 
     def create_cookie(self, cid: Cid, source: Address, now: float) -> bytes:
         """A proof, 32 bytes, that whoever shows it receives at `source`. Spec: R-7.3."""
         until = int(now + COOKIE_VALID_S).to_bytes(8, "big")
-        return self._key[:ISSUER_BYTES] + until + self._cookie(cid, source, until)
+        return self._key[: c.ISSUER_BYTES] + until + self._cookie(cid, source, until)
 
     def check_cookie(self, cid: Cid, source: Address, proofs: Sequence[bytes], now: float) -> bool:
         """Whether one of the proofs is a cookie of ours for this cid and source. Spec: R-7.3."""
         for proof in proofs:
             issuer, until, given = proof[:8], proof[8:16], proof[16:]
-            if issuer == self._key[:ISSUER_BYTES]:
+            if issuer == self._key[: c.ISSUER_BYTES]:
                 fresh = now <= int.from_bytes(until, "big") <= now + COOKIE_VALID_S
                 return fresh and hmac.compare_digest(given, self._cookie(cid, source, until))
         return False

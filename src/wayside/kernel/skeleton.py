@@ -7,7 +7,8 @@ whether a table which is there already is exactly this one.
 
 Gate: what is signaled is found in prerouting, before connection tracking, which then leaves it
 alone, and gets a mark. Forward lets marked packets through, and drops all others between inside
-and outside. Host: see nft.py; `out` is a route chain, so that a new destination is routed anew.
+and outside. Signaling goes to one of three sockets (lanes.py). Host: see nft.py; `out` is a route
+chain, so that a new destination is routed anew.
 
 Two parts of a gate's table are made when the first rule needs them, because all that is there costs
 something: a chain at a hook every packet, a set every transaction. To make one takes a tenth of a
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .hotpath import HotRule, gate_rules, host_rules, rewriting_rules
+from .lanes import lane_rules, lane_sets
 from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
 from .nft import GATE_MAPS, GATE_SETS, HOST_MAPS
 
@@ -83,6 +85,9 @@ def gate_skeleton(
   chain errors4 {{ }}
   chain errors6 {{ }}
   chain steer {{ }}
+{lane_sets()}
+  chain lanes4 {{ }}
+  chain lanes6 {{ }}
   chain pass {{ type filter hook forward priority filter; policy accept;
     meta mark {MARK:#x} accept
     iifname @inside oifname @outside counter drop
@@ -91,16 +96,17 @@ def gate_skeleton(
 }}
 """
     intercept = f"fib daddr type unicast notrack meta mark set {MARK_INTERCEPTED:#x}"
+    local = f"fib daddr type local meta mark set {MARK:#x}"
     signaling = f"udp dport {signaling_port}"
     then = f"""
 add rule inet {TABLE} admit icmp type {{ 3, 11, 12 }} jump errors4
 add rule inet {TABLE} admit icmpv6 type {{ 1, 2, 3, 4 }} jump errors6
 add rule inet {TABLE} admit meta mark {MARK:#x} meta mark set 0
-add rule inet {TABLE} admit {signaling} fib daddr type local meta mark set {MARK:#x} accept
-add rule inet {TABLE} admit iifname @sides meta nfproto ipv4 {signaling} {intercept} \
-tproxy ip to :{signaling_port} accept
-add rule inet {TABLE} admit iifname @sides meta nfproto ipv6 {signaling} {intercept} \
-tproxy ip6 to :{signaling_port} accept
+{lane_rules(signaling_port)}
+add rule inet {TABLE} admit meta nfproto ipv4 {signaling} {local} goto lanes4
+add rule inet {TABLE} admit meta nfproto ipv6 {signaling} {local} goto lanes6
+add rule inet {TABLE} admit iifname @sides meta nfproto ipv4 {signaling} {intercept} goto lanes4
+add rule inet {TABLE} admit iifname @sides meta nfproto ipv6 {signaling} {intercept} goto lanes6
 """
     rewriting = _rewriting(lifetime_s)
     blocked = frozenset(name for name in GATE_SETS if name.startswith("blocked"))

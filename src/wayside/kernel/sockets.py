@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from .lanes import LOOPBACK, PORTS
 from .names import MARK, TAP_LINK
 from .plan import KernelError
 
@@ -51,6 +52,12 @@ def open_gate_sockets(port: int) -> dict[str, socket.socket]:
         {
             "signaling_v4": lambda: _signaling(socket.AF_INET, port, transparent=True),
             "signaling_v6": lambda: _signaling(socket.AF_INET6, port, transparent=True),
+            "shown_v4": lambda: _lane(4, port + PORTS["shown"]),
+            "shown_v6": lambda: _lane(6, port + PORTS["shown"]),
+            "again_v4": lambda: _lane(4, port + PORTS["again"]),
+            "again_v6": lambda: _lane(6, port + PORTS["again"]),
+            "bare_v4": lambda: _lane(4, port + PORTS["bare"]),
+            "bare_v6": lambda: _lane(6, port + PORTS["bare"]),
         }
     )
 
@@ -76,7 +83,13 @@ def _hint(error: OSError) -> str:
     return "wayside doctor checks what this kernel has to offer"
 
 
-def _signaling(family: int, port: int, transparent: bool) -> socket.socket:
+def _lane(version: int, port: int) -> socket.socket:
+    """A gate's further socket, for what the kernel picks out (lanes.py)."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return _signaling(family, port, transparent=True, host=LOOPBACK[version])
+
+
+def _signaling(family: int, port: int, transparent: bool, host: str = "") -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         if family == socket.AF_INET6:
@@ -93,7 +106,7 @@ def _signaling(family: int, port: int, transparent: bool) -> socket.socket:
             sock.setsockopt(level, original, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-        sock.bind(("", port))
+        sock.bind((host, port))
     except OSError:
         sock.close()
         raise

@@ -7,6 +7,7 @@
     python -m wayside.lab.adversary shut FILE                  CLOSEs with the tokens that were seen
     python -m wayside.lab.adversary stop FILE COUNT [KEYFILE SOURCE]     STOPs: see below
     python -m wayside.lab.adversary spoof VICTIM COUNT TO KEY  OPENs in a victim's name
+    python -m wayside.lab.adversary pretend VICTIM SECONDS TO KEY  the same, forged, without end
     python -m wayside.lab.adversary flood SOURCE COUNT TO KEY  OPENs with good keys, own address
     python -m wayside.lab.adversary refuse DEVICE KEYFILE      answer every OPEN that passes with no
 
@@ -173,6 +174,18 @@ def spoof(victim: str, count: str, to: str, to_key: str) -> None:
     _ask(victim, count, to, to_key, words.made_up_hops)
 
 
+def pretend(victim: str, seconds: str, to: str, to_key: str) -> None:
+    """Forged OPENs in a victim's name, as fast as may be: each with a cid that nobody signed."""
+    here, there = Address(ip_address(victim), SIGNALING_PORT), Address.parse(to)
+    key, flow = SigningKey(os.urandom(32)), Flow(Transport.UDP, here, there)
+    data = words.asked(key, bytes.fromhex(to_key), flow, 0, lambda _number, _source: ())
+    until = time.monotonic() + min(float(seconds), LISTEN_S)
+    raw = Raw()
+    while time.monotonic() < until:
+        raw.send(flow, data[:16] + os.urandom(16) + data[32:])
+    raw.tell()
+
+
 def flood(source: str, count: str, to: str, to_key: str) -> None:
     """OPENs of somebody who really is there, one connection each."""
     _ask(source, count, to, to_key, lambda _number, _source: ())
@@ -211,7 +224,8 @@ def _send(datagrams: Iterable[tuple[Flow, bytes]]) -> None:
 
 
 DOES: dict[str, Callable[..., None]] = {
-    does.__name__: does for does in (listen, replay, edit, forge, shut, stop, spoof, flood, refuse)
+    does.__name__: does
+    for does in (listen, replay, edit, forge, shut, stop, spoof, pretend, flood, refuse)
 }
 
 

@@ -38,6 +38,7 @@ SCENARIOS = {
     "restart": "wayside.lab.restart",
     "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",
+    "spoofer": "wayside.lab.spoofer",
     "attacks": "wayside.lab.attacks",
 }
 """In the order of the design; `--all` runs them all."""

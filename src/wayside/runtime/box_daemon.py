@@ -143,7 +143,7 @@ class BoxDaemon:
             _log.info("recovered from the kernel", connections=found)
         by_family = {4: sockets.signaling_v4, 6: sockets.signaling_v6}
         self.driver = Driver(self.machine, self._helper, by_family, self.log, self.perform)
-        self.driver.start(self._on_received)
+        self.driver.start(self._on_received, sockets.lanes)
         self.log.write("daemon.ready")
 
     async def stop(self) -> None:
@@ -213,6 +213,7 @@ class BoxDaemon:
                 received.destination,
                 received.destination.ip not in self._local,
                 self._sides.get(received.interface, ""),
+                received.crowded,
             )
         )
 
@@ -233,6 +234,7 @@ class BoxDaemon:
             dropped=dict(self.driver.dropped),
             refused_total=self.refusals.total,
             filters=filter_records(rules)[:limit],
+            tickets=self.gate.ticketed,
         )
 
 

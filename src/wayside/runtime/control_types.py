@@ -203,7 +203,8 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
 
     `addresses`: a host's own virtual addresses; `registrations`: with whom it registers;
-    `filters`: what a gate drops for those who said STOP.
+    `filters`: what a gate drops for those who said STOP;
+    `tickets`: boxes that a host has one of; at a box, OPENs that were let in by one.
     """
 
     role: Literal["host", "gate", "rendezvous"]
@@ -218,6 +219,7 @@ class StatusReply(Reply, kw_only=True, frozen=True):
     dropped: dict[str, int] = {}
     refused_total: int = 0
     registrations: list[RegistrationRecord] = []
+    tickets: int = 0
     filters: list[FilterRecord] = []
 
 

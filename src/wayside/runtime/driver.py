@@ -35,10 +35,13 @@ from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
 from .eventlog import EventLog
-from .udp import Received, read_datagrams, send
+from .udp import READS_A_WAKEUP, Received, read_datagrams, send
 
 CLOCK_CHECK_S = 30.0
 """How often the wall clock is compared with the monotonic one; NTP steps are rare."""
+
+CROWDED = 2
+"""So many full reads in a row: more comes in at a socket than we get done."""
 
 _log = structlog.get_logger()
 
@@ -83,6 +86,8 @@ class Driver:
         self._machine = machine
         self._rules = rules
         self._sockets = sockets
+        self._read_from: tuple[socket.socket, ...] = ()
+        self._full: Counter[socket.socket] = Counter()
         self._log = log
         self._perform_other = perform_other
         self._asked: set[asyncio.Future[Any]] = set()
@@ -90,17 +95,23 @@ class Driver:
         self._wakeup_at = 0.0
         self._clock: asyncio.TimerHandle | None = None
 
-    def start(self, on_received: Callable[[Received], None]) -> None:
-        """Set the machine's clock and read the sockets from now on."""
+    def start(
+        self, on_received: Callable[[Received], None], lanes: Sequence[socket.socket] = ()
+    ) -> None:
+        """Set the machine's clock and read the sockets from now on; `lanes`: others, to read only.
+
+        Each has its turn at every wake-up: a full one takes nothing from the others.
+        """
         self._set_clock()
+        self._read_from = (*self._sockets.values(), *lanes)
         loop = asyncio.get_running_loop()
-        for sock in self._sockets.values():
+        for sock in self._read_from:
             loop.add_reader(sock, self._read, sock, on_received)
 
     def stop(self) -> None:
         """Read no more; close the signaling sockets."""
         loop = asyncio.get_running_loop()
-        for sock in self._sockets.values():
+        for sock in self._read_from:
             loop.remove_reader(sock)
             sock.close()
         if self._clock is not None:
@@ -140,7 +151,10 @@ class Driver:
             await asyncio.wait(self._asked)
 
     def _read(self, sock: socket.socket, on_received: Callable[[Received], None]) -> None:
-        for received in read_datagrams(sock, sock.getsockname()[1]):
+        full = self._full[sock]
+        found = read_datagrams(sock, sock.getsockname()[1], full >= CROWDED)
+        self._full[sock] = full + 1 if len(found) == READS_A_WAKEUP else 0
+        for received in found:
             self._log_datagram("datagram.received", received.data, received.source)
             on_received(received)
 

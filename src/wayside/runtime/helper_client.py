@@ -43,7 +43,7 @@ from .helper_messages import (
     unpack_installed,
 )
 
-__all__ = ["GateSetup", "Helper", "HostSetup", "SignalingSockets", "Sockets"]
+__all__ = ["GateSetup", "GateSockets", "Helper", "HostSetup", "SignalingSockets", "Sockets"]
 
 LOOK_UPS_MAX = 64
 """In one request: the helper is busy with it for 5 to 10 ms."""
@@ -51,7 +51,7 @@ LOOK_UPS_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class SignalingSockets:
-    """What a gate gets: UDP sockets that the helper has opened, none of them blocking."""
+    """For signaling: UDP sockets that the helper has opened, none of them blocking."""
 
     signaling_v4: socket.socket
     signaling_v6: socket.socket
@@ -60,6 +60,24 @@ class SignalingSockets:
         """Close them all."""
         for field in fields(self):
             getattr(self, field.name).close()
+
+
+@dataclass(frozen=True, slots=True)
+class GateSockets(SignalingSockets):
+    """What a gate gets: three more for each family, read only, for OPENs (kernel/lanes.py)."""
+
+    shown_v4: socket.socket
+    shown_v6: socket.socket
+    again_v4: socket.socket
+    again_v6: socket.socket
+    bare_v4: socket.socket
+    bare_v6: socket.socket
+
+    @property
+    def lanes(self) -> tuple[socket.socket, ...]:
+        """Those for OPENs."""
+        known = (self.shown_v4, self.shown_v6, self.again_v4, self.again_v6)
+        return *known, self.bare_v4, self.bare_v6
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +137,18 @@ class Helper:
     async def open_sockets(self, role: Literal["host"], port: int = ...) -> Sockets: ...
 
     @overload
-    async def open_sockets(self, role: Literal["gate"], port: int = ...) -> SignalingSockets: ...
+    async def open_sockets(self, role: Literal["gate"], port: int = ...) -> GateSockets: ...
 
     async def open_sockets(
         self, role: Literal["host", "gate"], port: int = SIGNALING_PORT
-    ) -> Sockets | SignalingSockets:
+    ) -> Sockets | GateSockets:
         """Open a role's sockets; `port`: of signaling. Raises KernelError."""
         done, descriptors = await self._channel.exchange(OpenSockets(role, port))
         opened = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         for sock in opened:
             sock.setblocking(False)
         named = dict(zip(done.sockets, opened, strict=True))
-        return Sockets(**named) if role == "host" else SignalingSockets(**named)
+        return Sockets(**named) if role == "host" else GateSockets(**named)
 
     def apply(self, changes: Sequence[Change]) -> asyncio.Future[None]:
         """Make all these changes or none, with whatever others want at the time; to be awaited.

@@ -169,6 +169,7 @@ class HostControl:
             refused_total=agent.asking.refusals.total,
             addresses=[str(agent.virtual.own(4)), str(agent.virtual.own(6))],
             registrations=[registration_of(one, now) for one in agent.registrations.all],
+            tickets=host.context.tickets.count,
         )
 
     def _why(self, request: WhyRequest) -> WhyReply:

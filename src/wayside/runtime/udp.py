@@ -32,16 +32,23 @@ _IN6_PKTINFO = struct.Struct("@16si")
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A datagram: its bytes, its source, where it was addressed to, the interface it came in on."""
+    """A datagram: its bytes, its source, where it was addressed to, the interface it came in on.
+
+    `crowded`: more waited at its socket than could be read.
+    """
 
     data: bytes
     source: Address
     destination: Address
     interface: int
+    crowded: bool = False
 
 
-def read_datagrams(sock: socket.socket, port: int) -> list[Received]:
-    """Read what is there, up to READS_A_WAKEUP. `port`: our own, where no original is told."""
+def read_datagrams(sock: socket.socket, port: int, crowded: bool = False) -> list[Received]:
+    """Read what is there, up to READS_A_WAKEUP. `port`: our own, where no original is told.
+
+    `crowded`: more has come there lately than could be read.
+    """
     found: list[Received] = []
     for _ in range(READS_A_WAKEUP):
         try:
@@ -55,7 +62,7 @@ def read_datagrams(sock: socket.socket, port: int) -> list[Received]:
         if source is None:
             continue
         destination, interface = _addressed_to(control, sock.family, port)
-        found.append(Received(data, source, destination, interface))
+        found.append(Received(data, source, destination, interface, crowded))
     return found
 
 
