@@ -78,7 +78,8 @@ class Attempt:
     """None once it was answered."""
     secret: bytes
     hash: bytes
-    started: float
+    towards: Address | None = None
+    """Where another path is tried; None: where the other end is asked as ever."""
     carries_data: bool = False
     redirects: int = 0
     tries: int = 0
@@ -108,8 +109,12 @@ class Asker(Connection):
         data: bytes = b"",
         approval: bytes = b"",
         after: Attempt | None = None,
+        towards: Address | None = None,
     ) -> list[Effect]:
-        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1."""
+        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1.
+
+        `towards`: only to try whether it gets there.
+        """
         about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
@@ -126,7 +131,7 @@ class Asker(Connection):
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
             approval=approval,
-            alternatives=self._outside(),
+            alternatives=self._outside() or (() if self.hider else self.host.alternatives(wire)),
         )
         signed = encode_body(terms)
         carries = False
@@ -140,7 +145,7 @@ class Asker(Connection):
         message = Open(signed, signature, mac=proof)
         redirects = after.redirects if after else 0
         self.attempt = Attempt(
-            seq, wire, message, secret, open_hash(header, signed), now, carries, redirects
+            seq, wire, message, secret, open_hash(header, signed), towards, carries, redirects
         )
         return self._repeat(now)
 
@@ -173,14 +178,15 @@ class Asker(Connection):
         attempt.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
         home = self.agreement.home
-        if home is None or attempt.tries <= c.TRIES_BEFORE_HOME:
+        if home is None or attempt.towards or attempt.tries <= c.TRIES_BEFORE_HOME:
             return [opened]
         return [opened, replace(opened, destination=home)]
 
     def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
         header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
-        return SendDatagram(padded(header, message), self.towards, attempt.wire.source)
+        towards = attempt.towards or self.towards
+        return SendDatagram(padded(header, message), towards, attempt.wire.source)
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
@@ -217,7 +223,7 @@ class Asker(Connection):
         if source is None or pinned or self.hider or self.state is not State.CONNECTED:
             return []
         attempt = self.attempt
-        under_way = attempt is not None and attempt.confirm is None
+        under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
         if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
             return []
         there = about.wire.destination
@@ -255,8 +261,8 @@ class Asker(Connection):
         return self._ask(wire, now)
 
     def _moves(self, attempt: Attempt) -> bool:
-        here = attempt.wire.source != self.agreement.wire.source
-        return attempt.message is not None and here
+        elsewhere = attempt.wire.source != self.agreement.wire.source
+        return attempt.message is not None and elsewhere and attempt.towards is None
 
     def settle(self, now: float) -> list[Effect]:
         """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
@@ -281,7 +287,7 @@ class Asker(Connection):
         try:
             terms = self._believed(event.header, message, attempt)
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
-            wire = self._agreed_wire(terms, message, attempt.wire)
+            wire = self._agreed_wire(terms, message, attempt)
         except DecodeError:
             return self._drop(event, DropReason.MALFORMED)
         except BadSignature:
@@ -290,6 +296,7 @@ class Asker(Connection):
             return self._drop(event, DropReason.ADDRESS)
         if attempt.confirm is not None:  # to where it comes from: the other end may have left
             return [replace(attempt.confirm, destination=event.source)]
+        self.towards = attempt.towards or self.towards
         confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
         said = self._outside()
@@ -332,14 +339,15 @@ class Asker(Connection):
             raise BadSignature("the responder saw other hops")
         return terms
 
-    def _agreed_wire(self, terms: AcceptTerms, message: Accept, wire: Flow) -> Flow:
+    def _agreed_wire(self, terms: AcceptTerms, message: Accept, attempt: Attempt) -> Flow:
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
+        wire, towards = attempt.wire, attempt.towards or self.towards
         if terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of another address")
         if len(message.returned) != returning(message.hops):
             raise ValueError("somebody added to what was returned")
         there = (message.returned or (terms.destination,))[-1]
-        if there.ip != self.towards.ip:
+        if there.ip != towards.ip:
             raise ValueError("packets would go elsewhere than the OPEN")
         agreed = Flow(wire.transport, wire.source, there)
         if not is_agreed(agreed):
@@ -361,6 +369,7 @@ class Asker(Connection):
     ) -> list[Effect]:
         first, before = self.state is State.OPENING, self.agreement
         switch = self._switch(wire, (confirm,))
+        self._learn(terms.alternatives)
         about = self.agreement
         if self.offer is not None and not self.offer.confirmed:  # it was asked where we were
             self.offer.wire = replace(self.offer.wire, source=wire.source)
@@ -429,7 +438,10 @@ class Asker(Connection):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
-        if self.state is State.CONNECTED and (attempt.confirm or terms.from_key not in known):
+        tried = attempt.towards is not None  # what is refused there holds here
+        if self.state is State.CONNECTED and (
+            attempt.confirm or tried or terms.from_key not in known
+        ):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
@@ -460,7 +472,7 @@ class Asker(Connection):
         there = terms.locator.address
         if there.family != attempt.wire.family:
             why = "which is of another address family"
-        if why and self.state is State.CONNECTED:
+        if (why or attempt.towards) and self.state is State.CONNECTED:
             return self._drop(event, DropReason.UNEXPECTED)
         if why:
             by = key_text(terms.from_key)

@@ -21,6 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from wayside.core.address import IP
 
+from . import multihoming
 from .names import (
     HOST_LINK,
     HOST_MAC,
@@ -105,6 +106,7 @@ def _add_rule(ip: Any, rule: dict[str, Any]) -> None:
 def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
     """Take away whatever setup_host or setup_gate made. `own`: a host's addresses on lo."""
     with _netlink("our links and routes") as ip:
+        multihoming.clear(ip)
         for family in _FAMILIES:
             for rule in (_rule(family), _lost_rule(family)):
                 with _if_there():

@@ -30,6 +30,7 @@ SCENARIOS = {
     "nat-in": "wayside.lab.nat_in",
     "nat-nested": "wayside.lab.nat_nested",
     "offpath-firewall": "wayside.lab.offpath_firewall",
+    "multihoming": "wayside.lab.multihoming",
     "restart": "wayside.lab.restart",
     "icmp": "wayside.lab.icmp",
     "attacks": "wayside.lab.attacks",

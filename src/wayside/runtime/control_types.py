@@ -122,6 +122,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     None: none does. `via`: the boxes on the way, from here; `redirected_by`: keys of who sent it
     another way; `hidden`: one end does not know where the other is. `moves`: how often its way
     has changed; `gap_ms`: of our own last move, from the news of the new address to the rules.
+    `alternatives`: where else the peer says that it is.
     """
 
     cid: str
@@ -140,6 +141,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     hidden: bool = False
     moves: int = 0
     gap_ms: float | None = None
+    alternatives: list[str] = []
 
 
 class RegistrationRecord(msgspec.Struct, kw_only=True, frozen=True):
