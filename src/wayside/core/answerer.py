@@ -126,7 +126,8 @@ class Answerer(Connection):
         ):
             # Its CONFIRM was lost, but it has our ACCEPT: what we say next has to fit that.
             self.keys.add(offer.seq, offer.key)
-            self.towards, self.hops = offer.towards, offer.hops
+            if offer.seq == self.keys.seq:  # or we have asked since, and were answered
+                self.towards, self.hops = offer.towards, offer.hops
         try:
             self.offer, data = self._offer(opened, event, message, now)
         except BadSignature:

@@ -16,6 +16,7 @@ class More:
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
     common. `apart`: which known fault of the machines keeps it out of the turn.
+    `paths`: hosts have two links, and links die without a sign.
     """
 
     rendezvous: bool = False
@@ -25,6 +26,7 @@ class More:
     servers: int = 2
     own_ports: bool = False
     apart: str = ""
+    paths: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,12 @@ WORLDS: dict[str, Spec] = {
         "a firewall that lets out by way of a relay only",
         near_clients=True,
         more=More(redirects=True),
+    ),
+    "multihoming": Spec(
+        "hosts with two links, a firewall before most, and links that die without a sign",
+        near_clients=True,
+        near_servers=True,
+        more=More(paths=True),
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(
