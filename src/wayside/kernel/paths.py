@@ -119,6 +119,11 @@ class _State:
             return UNKNOWN_S
         return max(ANSWER_S, self.trip_s + 4 * self.varies_s)
 
+    @property
+    def try_s(self) -> float:
+        """How long another path has to answer, which may be longer than this one."""
+        return max(TRY_S, 2 * self.wait_s)
+
     def took(self, trip_s: float) -> None:
         """A round trip took so long. Smoothed as TCP does it (RFC 6298)."""
         if self.trip_s is None:
@@ -234,7 +239,7 @@ class Paths:
                 state.answers = min(state.answers + 1, 16)
             elif state.tries:
                 self._took_another(path, at, now)
-                state.rests_until = now + TRY_S
+                state.rests_until = now + state.try_s
                 self._follow(connections, connection, path)
             state.calm()
         for path in [path for path, left in self._left.items() if left.path == at]:
@@ -332,7 +337,7 @@ class Paths:
                 return self._ask(path, state, connection, now)
         others = self._others(connection)
         rounds, place = divmod(state.tries, len(others) + 1)
-        if state.tries and now - state.asked_at < min(TRY_MAX_S, TRY_S * 2 ** min(rounds, 8)):
+        if state.tries and now - state.asked_at < min(TRY_MAX_S, state.try_s * 2 ** min(rounds, 8)):
             return None
         state.asked_at, state.tries = now, state.tries + 1
         if place == len(others):  # perhaps it is back

@@ -71,14 +71,13 @@ def _is_used(host: HostBox, ip: IP) -> bool:
 def _go_on(
     open_now: list[Client], why: str, let_pass: Callable[[float], None], clock: Clock
 ) -> None:
-    began = clock.now
-    while any(not client.went_on(began) for client in open_now):
-        broken = [client for client in open_now if client.progress.failed_at > began]
+    began, waiting = clock.now, open_now
+    while waiting := [client for client in waiting if not client.went_on(began)]:
+        broken = [client for client in waiting if client.progress.failed_at > began]
         if broken:
             raise Violation("survival", f"{broken[0].wanted}: its socket broke {why}")
         if clock.now > began + SURVIVE_S_MAX:
-            late = [client for client in open_now if not client.went_on(began)]
-            raise Violation("survival", f"{late[0].wanted} stands still {why}")
+            raise Violation("survival", f"{waiting[0].wanted} stands still {why}")
         let_pass(clock.now + STEP_S)
 
 
