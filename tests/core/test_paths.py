@@ -219,8 +219,8 @@ def test_a_real_move_goes_before_a_path_that_is_only_tried() -> None:
 @pytest.mark.parametrize("end", ["c", "s"])
 def test_an_end_without_rewriting_stays_but_can_ask_whether_its_path_works(end: str) -> None:
     """R-6.2, R-5.4.8."""
-    hosts = {"client": make_host("c", virtual=False), "server": make_host("s", virtual=False)}
-    pair = with_paths(**hosts)
+    client, server = make_host("c", virtual=False), make_host("s", virtual=False)
+    pair = with_paths(client=client, server=server)
     wire = pair.connection(end).agreement.wire
     assert try_path(pair, end, second(pair, end), wire.destination) == []
     assert try_path(pair, end, wire.source, wire.destination) != []

@@ -35,6 +35,9 @@ it for a flow that goes one way, up to a question a second."""
 ANSWER_S, UNKNOWN_S = 0.05, 0.5
 """What an answer takes where round trips are short; where nobody knows yet how long they are."""
 
+WAIT_MAX_S = 1.0
+"""However slow answers were while something else was wrong."""
+
 ASKS = 2
 """One datagram may be lost."""
 
@@ -79,11 +82,43 @@ class _Counted:
 
 
 @dataclass(slots=True)
+class _Trip:
+    """How long a round trip by a path takes (s), as far as known, smoothed as TCP does (RFC 6298).
+
+    `timed`: whose answer will tell.
+    """
+
+    timed: Cid | None = None
+    smooth_s: float | None = None
+    varies_s: float = 0.0
+
+    def took(self, trip_s: float) -> None:
+        """One took so long."""
+        self.timed = None
+        if self.smooth_s is None:
+            self.smooth_s, self.varies_s = trip_s, trip_s / 2
+        else:
+            self.varies_s += (abs(trip_s - self.smooth_s) - self.varies_s) / 4
+            self.smooth_s += (trip_s - self.smooth_s) / 8
+
+    @property
+    def wait_s(self) -> float:
+        """How long an answer may take."""
+        if self.smooth_s is None:
+            return UNKNOWN_S
+        return min(WAIT_MAX_S, max(ANSWER_S, self.smooth_s + 4 * self.varies_s))
+
+    @property
+    def try_s(self) -> float:
+        """How long another path has to answer, which may be longer than this one."""
+        return max(TRY_S, 2 * self.wait_s)
+
+
+@dataclass(slots=True)
 class _State:
     """What is known of a path; times are monotonic seconds.
 
-    `asked`: for which connection, while something depends on the answer; `timed`: whose answer
-    tells how long a round trip takes.
+    `asked`: for which connection, while something depends on the answer.
     """
 
     counts: dict[Cid, _Counted] = field(default_factory=dict[Cid, _Counted])
@@ -95,9 +130,7 @@ class _State:
     asks: int = 0
     tries: int = 0
     answers: int = 0
-    timed: Cid | None = None
-    trip_s: float | None = None
-    varies_s: float = 0.0
+    trip: _Trip = field(default_factory=_Trip)
     turn: int = 0
     rests_until: float = 0.0
     """What was on it has just been asked for elsewhere."""
@@ -111,26 +144,6 @@ class _State:
     def patience_s(self) -> float:
         """How long nothing may come."""
         return min(PATIENCE_MAX_S, PATIENCE_S * 2**self.answers)
-
-    @property
-    def wait_s(self) -> float:
-        """How long an answer may take."""
-        if self.trip_s is None:
-            return UNKNOWN_S
-        return max(ANSWER_S, self.trip_s + 4 * self.varies_s)
-
-    @property
-    def try_s(self) -> float:
-        """How long another path has to answer, which may be longer than this one."""
-        return max(TRY_S, 2 * self.wait_s)
-
-    def took(self, trip_s: float) -> None:
-        """A round trip took so long. Smoothed as TCP does it (RFC 6298)."""
-        if self.trip_s is None:
-            self.trip_s, self.varies_s = trip_s, trip_s / 2
-        else:
-            self.varies_s += (abs(trip_s - self.trip_s) - self.varies_s) / 4
-            self.trip_s += (trip_s - self.trip_s) / 8
 
 
 @dataclass(slots=True)
@@ -230,16 +243,15 @@ class Paths:
         """
         cid, at = connection.agreement.cid, _path_of(connection.agreement.wire)
         for path, state in list(self._states.items()):
-            if state.timed == cid and path == at:
-                state.took(now - state.asked_at)
-                state.timed = None
+            if state.trip.timed == cid and path == at:
+                state.trip.took(now - state.asked_at)
             if state.asked != cid:
                 continue
             if path == at:
                 state.answers = min(state.answers + 1, 16)
             elif state.tries:
                 self._took_another(path, at, now)
-                state.rests_until = now + state.try_s
+                state.rests_until = now + state.trip.try_s
                 self._follow(connections, connection, path)
             state.calm()
         for path in [path for path, left in self._left.items() if left.path == at]:
@@ -314,7 +326,9 @@ class Paths:
         """What is to be asked about a path now."""
         if now < state.rests_until:
             return None
-        unknown = state.trip_s is None and (state.timed is None or now > state.asked_at + TRY_MAX_S)
+        unknown = state.trip.smooth_s is None and (
+            state.trip.timed is None or now > state.asked_at + TRY_MAX_S
+        )
         if heard and unknown:
             busiest = max(state.counts, key=lambda cid: state.counts[cid].busy_at)
             return self._ask(path, state, known[busiest], now)  # to learn how long it takes
@@ -330,14 +344,16 @@ class Paths:
         connection = known[state.asked]
         if state.asks < ASKS or state.tries == 0:
             mine = self._key < connection.agreement.peer.key
-            wait_s = state.wait_s + (0.0 if mine or state.asks < ASKS else TURN_S)
+            wait_s = state.trip.wait_s + (0.0 if mine or state.asks < ASKS else TURN_S)
             if now - state.asked_at < wait_s:
                 return None
             if state.asks < ASKS:
                 return self._ask(path, state, connection, now)
         others = self._others(connection)
         rounds, place = divmod(state.tries, len(others) + 1)
-        if state.tries and now - state.asked_at < min(TRY_MAX_S, state.try_s * 2 ** min(rounds, 8)):
+        if state.tries and now - state.asked_at < min(
+            TRY_MAX_S, state.trip.try_s * 2 ** min(rounds, 8)
+        ):
             return None
         state.asked_at, state.tries = now, state.tries + 1
         if place == len(others):  # perhaps it is back
@@ -347,7 +363,7 @@ class Paths:
 
     def _ask(self, path: Path, state: _State, connection: Connection, now: float) -> Trial:
         """By the path that it has."""
-        state.asked = state.timed = connection.agreement.cid
+        state.asked = state.trip.timed = connection.agreement.cid
         state.asked_at = now
         state.asks += 1
         return self._trial(connection, path.own, self._there(connection, path.theirs))
