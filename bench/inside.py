@@ -30,6 +30,7 @@ MEASURES = {
     "moves": ("handover:measure", "the gap that a hard move leaves, TCP and UDP, beside MPTCP's"),
     "moves-far": ("handover:measure_far", "the same over long wires"),
     "stop": ("stopping:measure", "a transfer in a flood, before STOP and after"),
+    "silent": ("silent:measure", "the gap when a path dies without a sign, beside MPTCP's"),
     "quic": ("quic:measure", "aioquic moves, through a default-drop gate"),
     "thousand": ("thousand:measure", "connections that are kept through a thousand moves"),
     "gate-scale": ("scale_gate:measure", "a gate with a million connections, simulated"),

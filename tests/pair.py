@@ -147,7 +147,9 @@ class Pair:
         self.nodes: dict[str, Host | Gate | Rendezvous] = {"c": self.c, **self.gates, "s": self.s}
         self.order = list(self.nodes)
         self.inside, self.data, self.answer, self.transport = inside, data, answer, transport
-        self.own = {name: self._addresses(at, family) for at, name in enumerate(self.order)}
+        self.own: dict[str, tuple[Address, ...]] = {
+            name: self._addresses(at, family) for at, name in enumerate(self.order)
+        }
         for name in nats:
             outside = self.outside(name).ip
             self.gates[name].context.box = Box(Translation({family: outside}), ports=ports)

@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from . import constants as c
-from .address import Address, Flow
+from .address import Address, Flow, Transport
 from .codec import Header, encode_body
 from .connection import (
     Connection,
@@ -45,12 +45,16 @@ from .route import hops_hash
 from .rule import Rule
 from .saved import save
 from .timers import Timer
+from .way import Role
 
 if TYPE_CHECKING:  # which imports offers
     from .asker import Attempt
 
 ANSWER_WAIT_S = 0.03
 """An application on this host that answers a datagram does it in a millisecond; be generous."""
+
+ALTERNATIVES_BYTES = 2 + 20 * c.ALTERNATIVES_MAX
+"""What they take in an ACCEPT at most. Where hops leave no room, the next ACCEPT says them."""
 
 DOUBLINGS_MAX = 8
 """Of the wait between ACCEPTs: OPENs that come again and again must not make it endless."""
@@ -60,12 +64,9 @@ DOUBLINGS_MAX = 8
 class Offer:
     """One OPEN that we agreed to, until its CONFIRM (and after it, for repetitions)."""
 
-    seq: int
-    hash: bytes
+    opened: CheckedOpen
     ephemeral: bytes
     key: bytes
-    asked: OpenTerms
-    """As the OPEN has them; boxes on the way may have rewritten its addresses."""
     wire: Flow
     """Our packets to who asks, from where it was sent to."""
     here: Address
@@ -74,6 +75,8 @@ class Offer:
     hops: tuple[Hop, ...]
     credit: float
     """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
+    alternatives: tuple[Address, ...] = ()
+    """Where else we are, as our ACCEPT says: what is confirmed has to be what was said."""
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
@@ -82,6 +85,21 @@ class Offer:
     def after(self) -> Flow:
         """Our packets to who asks, once it is confirmed."""
         return replace(self.wire, source=self.here)
+
+    @property
+    def seq(self) -> int:
+        """The OPEN's."""
+        return self.opened.header.seq
+
+    @property
+    def hash(self) -> bytes:
+        """What names the OPEN, 32 bytes."""
+        return self.opened.hash
+
+    @property
+    def asked(self) -> OpenTerms:
+        """As the OPEN has them; boxes on the way may have rewritten its addresses."""
+        return self.opened.terms
 
 
 class Answerer(Connection):
@@ -199,17 +217,18 @@ class Answerer(Connection):
             data = unseal(sealing, ZERO_NONCE, terms.sealed, bound)
         wire = self._wire(event, opened)
         offer = Offer(
-            seq=opened.header.seq,
-            hash=opened.hash,
+            opened=opened,
             ephemeral=ephemeral,
             key=key,
-            asked=terms,
             wire=wire,
             here=self.agreement.wire.source if self._is_late(opened, message) else wire.source,
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
         )
+        hidden = any(hop.role == Role.HIDING for hop in message.hops)
+        if not hidden and hops_size(message.hops) <= c.HOPS_BYTES_MAX - ALTERNATIVES_BYTES:
+            offer.alternatives = self.host.alternatives(offer.wire)
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
 
@@ -218,7 +237,8 @@ class Answerer(Connection):
         offer = self.offer
         if self.state is not State.ANSWERING or offer is None:
             return []
-        room = c.OPEN_BYTES_MIN - 420 - hops_size(offer.hops)
+        told = ALTERNATIVES_BYTES if offer.alternatives else 0
+        room = c.OPEN_BYTES_MIN - 420 - told - hops_size(offer.hops)
         if len(event.data) <= min(room, c.DATA_BYTES_MAX):
             offer.data = event.data
         return self._offered(now)
@@ -262,8 +282,9 @@ class Answerer(Connection):
         datagram = encode(header, Accept(signed, signature, offer.hops))
         # From where we are: if we have left since, who asked finds us by it. Spec: R-5.4.6.
         attempt = self.attempt
+        moving = attempt is not None and attempt.message is not None and attempt.towards is None
         here = offer.here if offer.tries > 1 else offer.wire.source
-        here = attempt.wire.source if attempt and attempt.message else here
+        here = attempt.wire.source if attempt and moving else here
         return SendDatagram(datagram, offer.towards, here)
 
     def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
@@ -281,6 +302,7 @@ class Answerer(Connection):
             destination=offer.asked.destination.with_port(about.wire.source.port),
             ephemeral=offer.ephemeral,
             lifetime_s=int(self.host.lifetime_s),
+            alternatives=offer.alternatives,
             sealed=sealed,
         )
         return encode_body(terms)
@@ -325,6 +347,8 @@ class Answerer(Connection):
         if first:
             self._enter(State.CONNECTED)
         switch = self._switch(offer.after)
+        if offer.wire.transport is not Transport.NONE:  # a registration's are its location
+            self._learn(offer.asked.alternatives)
         self.keys.add(offer.seq, offer.key)
         self.keys.agreed = offer
         self.towards = offer.towards

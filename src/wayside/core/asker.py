@@ -80,6 +80,8 @@ class Attempt:
     hash: bytes
     outside: Address | None
     """Our source behind a NAT that says nothing. Spec: R-12.5."""
+    towards: Address | None = None
+    """Where another path is tried; None: where the other end is asked as ever."""
     carries_data: bool = False
     redirects: int = 0
     tries: int = 0
@@ -109,8 +111,12 @@ class Asker(Yielding):
         data: bytes = b"",
         approval: bytes = b"",
         after: Attempt | None = None,
+        towards: Address | None = None,
     ) -> list[Effect]:
-        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1."""
+        """Send a new OPEN; `after`: instead of this one, which was redirected. Spec: R-5.1.
+
+        `towards`: only to try whether it gets there.
+        """
         about, seq = self.agreement, self._next_seq()
         header = Header(Open.TYPE, seq, about.cid)
         secret = self.host.entropy(32)
@@ -129,7 +135,7 @@ class Asker(Yielding):
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
             approval=approval,
-            alternatives=self._outside() or ((outside,) if outside else ()),
+            alternatives=self._outside() or self._elsewhere(wire, outside),
         )
         signed = encode_body(terms)
         carries = False
@@ -145,10 +151,23 @@ class Asker(Yielding):
         message = Open(signed, signature, mac=proof)
         redirects = after.redirects if after else 0
         self.attempt = Attempt(
-            seq, wire, message, secret, open_hash(header, signed), outside, carries, redirects
+            seq,
+            wire,
+            message,
+            secret,
+            open_hash(header, signed),
+            outside,
+            towards,
+            carries_data=carries,
+            redirects=redirects,
         )
         self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
         return self._repeat(now)
+
+    def _elsewhere(self, wire: Flow, outside: Address | None) -> tuple[Address, ...]:
+        """Our source behind a NAT that says nothing, and our other addresses. R-5.4.7, R-12.5."""
+        others = () if self.hider else self.host.alternatives(wire)
+        return ((outside,) if outside else ()) + others[: c.ALTERNATIVES_MAX - bool(outside)]
 
     def _outside(self) -> tuple[Address, ...]:
         """Where a host that registers is reached from outside: at its last NAT. Spec: R-10.2."""
@@ -179,14 +198,15 @@ class Asker(Yielding):
         attempt.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
         home = self.agreement.home
-        if home is None or attempt.tries <= c.TRIES_BEFORE_HOME:
+        if home is None or attempt.towards or attempt.tries <= c.TRIES_BEFORE_HOME:
             return [opened]
         return [opened, replace(opened, destination=home)]
 
     def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
         header = Header(Open.TYPE, attempt.seq, self.agreement.cid, proofs)
-        return SendDatagram(padded(header, message), self.towards, attempt.wire.source)
+        towards = attempt.towards or self.towards
+        return SendDatagram(padded(header, message), towards, attempt.wire.source)
 
     def _on_timer(self, timer: Timer, now: float) -> list[Effect]:
         match timer:
@@ -209,7 +229,7 @@ class Asker(Yielding):
     def refresh(self, now: float) -> list[Effect]:
         """Ask again with a higher seq, to keep the rules alive. Spec: R-5.4."""
         attempt = self.attempt
-        if attempt is not None and attempt.message is not None:
+        if attempt is not None and attempt.message is not None and attempt.towards is None:
             return self._move(attempt.wire, now)  # not answered yet, but there we are, or the peer
         return self._move(self.agreement.wire, now)
 
@@ -222,7 +242,7 @@ class Asker(Yielding):
         if source is None or pinned or self.hider or self.state is not State.CONNECTED:
             return []
         attempt = self.attempt
-        under_way = attempt is not None and attempt.confirm is None
+        under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
         if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
             return []
         there = about.wire.destination
@@ -260,8 +280,8 @@ class Asker(Yielding):
         return self._ask(wire, now)
 
     def _moves(self, attempt: Attempt) -> bool:
-        here = attempt.wire.source != self.agreement.wire.source
-        return attempt.message is not None and here
+        elsewhere = attempt.wire.source != self.agreement.wire.source
+        return attempt.message is not None and elsewhere and attempt.towards is None
 
     def settle(self, now: float) -> list[Effect]:
         """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
@@ -286,7 +306,7 @@ class Asker(Yielding):
         try:
             terms = self._believed(event.header, message, attempt)
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
-            wire = self._agreed_wire(terms, message, attempt.wire)
+            wire = self._agreed_wire(terms, message, attempt)
         except DecodeError:
             return self._drop(event, DropReason.MALFORMED)
         except BadSignature:
@@ -295,6 +315,7 @@ class Asker(Yielding):
             return self._drop(event, DropReason.ADDRESS)
         if attempt.confirm is not None:  # to where it comes from: the other end may have left
             return [replace(attempt.confirm, destination=event.source)]
+        self.towards = attempt.towards or self.towards
         confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
         said = self._outside()
@@ -338,14 +359,15 @@ class Asker(Yielding):
             raise BadSignature("the responder saw other hops")
         return terms
 
-    def _agreed_wire(self, terms: AcceptTerms, message: Accept, wire: Flow) -> Flow:
+    def _agreed_wire(self, terms: AcceptTerms, message: Accept, attempt: Attempt) -> Flow:
         """Our packets as they leave here: to where the box nearest to us said. Spec: R-5.2.2."""
+        wire, towards = attempt.wire, attempt.towards or self.towards
         if terms.destination.ip != wire.destination.ip:
             raise ValueError("the responder speaks of another address")
         if len(message.returned) != returning(message.hops):
             raise ValueError("somebody added to what was returned")
         there = (message.returned or (terms.destination,))[-1]
-        if there.ip != self.towards.ip:
+        if there.ip != towards.ip:
             raise ValueError("packets would go elsewhere than the OPEN")
         agreed = Flow(wire.transport, wire.source, there)
         if not is_agreed(agreed):
@@ -368,6 +390,7 @@ class Asker(Yielding):
         first = self.state is State.OPENING
         before = self.agreement = replace(self.agreement, outside=attempt.outside)
         switch = self._switch(wire, (confirm,))
+        self._learn(terms.alternatives)
         about = self.agreement
         if self.offer is not None and not self.offer.confirmed:  # it was asked where we were
             self.offer.here = wire.source
@@ -441,7 +464,10 @@ class Asker(Yielding):
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
         known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
-        if self.state is State.CONNECTED and (attempt.confirm or terms.from_key not in known):
+        tried = attempt.towards is not None  # what is refused there holds here
+        if self.state is State.CONNECTED and (
+            attempt.confirm or tried or terms.from_key not in known
+        ):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
@@ -478,7 +504,7 @@ class Asker(Yielding):
         there = terms.locator.address
         if there.family != attempt.wire.family:
             why = "which is of another address family"
-        if why and self.state is State.CONNECTED:
+        if (why or attempt.towards) and self.state is State.CONNECTED:
             return self._drop(event, DropReason.UNEXPECTED)
         if why:
             by = key_text(terms.from_key)

@@ -76,10 +76,20 @@ class HostContext:
     redirectors: tuple[bytes, ...] = ()
     """Keys, 32 bytes each, of gates and rendezvous that may send us another way. R-5.7.1."""
     tickets: Tickets = field(default_factory=Tickets)
+    own: tuple[Address, ...] = ()
+    """Where this host can be asked, each a path of its own."""
 
     def unix_s(self, now: float) -> float:
         """Wall-clock time, unix seconds."""
         return self.epoch_s + now
+
+    def alternatives(self, wire: Flow) -> tuple[Address, ...]:
+        """Where else the other end of a flow from here can ask us. Spec: R-5.4.7."""
+        if wire.transport is Transport.NONE or wire.source.ip.is_loopback:
+            return ()
+        here = wire.source
+        others = (one for one in self.own if one.family == here.family and one.ip != here.ip)
+        return tuple(others)[: c.ALTERNATIVES_MAX]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,8 @@ class Agreement:
     """How it is, if it was not agreed with the peer itself. Spec: R-12.3, R-12.4."""
     outside: Address | None = None
     """Our source behind a NAT that says nothing of itself. Spec: R-12.5."""
+    alternatives: tuple[Address, ...] = ()
+    """Where else the peer has said that it is."""
 
     @property
     def outbound(self) -> tuple[Rule, ...]:
@@ -372,6 +384,13 @@ class Connection:
         kept |= {rule.match for rule in self.old}
         gone = tuple(rule for rule in leaving + before.outbound if rule.match not in kept)
         return ChangeRules(before.cid, put, gone, then)
+
+    def _learn(self, alternatives: tuple[Address, ...]) -> None:
+        """Where else the other end can be asked, as it said last. Spec: R-5.4.7."""
+        family = self.agreement.wire.family
+        kept = tuple(one for one in alternatives if one.family == family)
+        if kept != self.agreement.alternatives:
+            self.agreement = replace(self.agreement, alternatives=kept)
 
     def _report_closed(self, reason: str) -> ReportClosed:
         about = self.agreement

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .answerer import Answerer
-from .asker import Asker
 from .connection import State
+from .rebinder import Rebinder
 
 
-class Initiator(Asker, Answerer):
+class Initiator(Rebinder, Answerer):
     """Opened the connection, and refreshes it."""
 
     __slots__ = ()
@@ -29,7 +29,7 @@ class Initiator(Asker, Answerer):
     }
 
 
-class Responder(Asker, Answerer):
+class Responder(Rebinder, Answerer):
     """Was asked; asks itself only when it has moved."""
 
     __slots__ = ()

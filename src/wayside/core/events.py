@@ -63,7 +63,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class OpenRequested:
-    """An application here wants a connection.
+    """An application here wants a connection; or one that is up is to be tried on another path.
 
     `wire`: what its packets are to look like on the wire; `local`: what the application's socket
     sees (the same where nothing is rewritten); `signaling`: where the peer is asked; `data`: the
@@ -116,9 +116,11 @@ class SourcesChanged:
     """This host's addresses or routes are others: from which it now reaches whom.
 
     `sources`: the own address towards each peer's; a peer that cannot be reached is left out.
+    `own`: all that peers may ask this host at, in the order of preference; None: as before.
     """
 
     sources: Mapping[IP, IP]
+    own: tuple[Address, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

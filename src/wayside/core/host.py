@@ -117,6 +117,8 @@ class Host:
                 connection = self.connections.get(event.cid)
                 return self.stopping.say(connection, event.lifetime_s, now) if connection else []
             case SourcesChanged():
+                if event.own is not None:
+                    self.context.own = event.own
                 return [
                     effect
                     for connection in list(self.connections.values())
@@ -161,6 +163,9 @@ class Host:
         self._keep(connection)
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
+        known = self.connections.get(event.cid)
+        if known is not None:
+            return self._step(known, event, now)
         agreement = Agreement(event.cid, event.peer, event.service, event.wire, event.local)
         effects = self._replace(agreement, now)
         connection = Initiator(self.context, agreement)

@@ -19,6 +19,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from . import multihoming
 from .names import (
     HOST_LINK,
     HOST_MAC,
@@ -103,6 +104,7 @@ def _add_rule(ip: Any, rule: dict[str, Any]) -> None:
 def teardown(own: tuple[IPv4Address, IPv6Address] | None) -> None:
     """Take away whatever setup_host or setup_gate made. `own`: a host's addresses on lo."""
     with _netlink("our links and routes") as ip:
+        multihoming.clear(ip)
         for family in _FAMILIES:
             for rule in (_rule(family), _lost_rule(family)):
                 with _if_there():

@@ -23,6 +23,12 @@ LOST_TABLE = 4748
 LOST_PRIORITY = 33_000
 """A host's rewritten packets for which no table has a route: behind all others (32,767)."""
 
+SOURCE_TABLE = 4750
+"""Eight tables from here on: the default route of the link that has an own address."""
+
+SOURCE_PRIORITY = 4749
+"""Priority of the choice among them, by source: before the main table."""
+
 HOST_LINK = "wayside0"
 """The host's end of the veth pair: the virtual addresses are routed into it."""
 

@@ -35,6 +35,7 @@ SCENARIOS = {
     "both-move": "wayside.lab.both_move",
     "legacy": "wayside.lab.legacy",
     "dos-stop": "wayside.lab.dos_stop",
+    "multihoming": "wayside.lab.multihoming",
     "restart": "wayside.lab.restart",
     "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",

@@ -50,6 +50,7 @@ from .eventlog import EventLog
 from .helper_client import Helper, HostSetup
 from .moves import Moves
 from .names import service_of
+from .paths import PathKeeper
 from .registering import Registrations
 from .reports import log_report
 from .silence import Silence
@@ -73,7 +74,8 @@ class Agent:
         self.applications = Applications(
             host, helper, self.log, self._ask_for_packet, self.close, self._deliver
         )
-        self.moves = Moves(host, self._deliver, self.applications, self._on_network_changed)
+        paths = PathKeeper(host, helper, self._deliver, config.listen, self._on_settled)
+        self.moves = Moves(host, self._deliver, self.applications, self._on_network_changed, paths)
         self.registrations = Registrations(config.steering.registers, self.ask_plainly)
         self.directory = Directory(config, self.asking, self.ask_plainly, self._answered, store)
         self._running: tuple[Driver, asyncio.Task[None]] | None = None
@@ -142,6 +144,8 @@ class Agent:
     def ask(self, cid: Cid, peer: Peer, service: str, local: Flow, data: bytes = b"") -> bool:
         """Ask for a connection; False when there is no way to the peer in that family."""
         signaling = next((a for a in peer.addresses if a.family == local.family), None)
+        if signaling is not None and self.moves.paths is not None:
+            signaling = self.moves.paths.towards(peer.identity.key, signaling)
         source = self.moves.source_towards(signaling) if signaling else None
         if signaling is None or source is None:
             return False
@@ -191,6 +195,9 @@ class Agent:
 
     def _on_network_changed(self) -> None:
         self.registrations.try_now()
+
+    def _on_settled(self) -> None:
+        self.moves.look_soon()
 
     def _ask_for_packet(self, cid: Cid, packet: Packet) -> bool:
         """Ask for the connection that an application's first packet begins."""

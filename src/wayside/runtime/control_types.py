@@ -130,7 +130,8 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     None: none does. `via`: the boxes on the way, from here; `redirected_by`: keys of who sent it
     another way; `hidden`: one end does not know where the other is. `moves`: how often its way
     has changed; `gap_ms`: of our own last move, from the news of the new address to the rules.
-    `stands`: how it is, if it is not simply agreed between its two ends.
+    `stands`: how it is, if it is not simply agreed between its two ends;
+    `alternatives`: where else the peer says that it is.
     """
 
     cid: str
@@ -150,6 +151,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     moves: int = 0
     gap_ms: float | None = None
     stands: str = ""
+    alternatives: list[str] = []
 
 
 class RegistrationRecord(msgspec.Struct, kw_only=True, frozen=True):

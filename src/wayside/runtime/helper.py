@@ -1,4 +1,4 @@
-"""The privileged helper: a process that owns nftables and does eight typed things, nothing else.
+"""The privileged helper: a process that owns nftables and does nine typed things, nothing else.
 
 A daemon starts it (helper_client.py) and then gives up all its own privileges; what parses
 network bytes has none, and what has some never sees the network. It is plain: one socket to its
@@ -18,6 +18,7 @@ import msgspec
 
 from wayside.kernel import links
 from wayside.kernel.apply import NftDataPlane
+from wayside.kernel.multihoming import route_by_source
 from wayside.kernel.nft import GATE_MAPS, Role
 from wayside.kernel.plan import KernelError
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
@@ -39,6 +40,7 @@ from .helper_messages import (
     OpenSockets,
     PackedDiagnosis,
     Request,
+    RouteBySource,
     SetupGate,
     SetupHost,
     Teardown,
@@ -78,6 +80,8 @@ class Helper:
                 case LookUp(matches):
                     found = self.plane.rules_of([unpack_flow(match) for match in matches])
                     return Done(rules=pack_installed(found)), {}
+                case RouteBySource():
+                    route_by_source()
                 case Diagnose():
                     packed = [
                         PackedDiagnosis(one.where, one.why, one.rule)

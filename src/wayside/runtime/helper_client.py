@@ -35,6 +35,7 @@ from .helper_messages import (
     LookUp,
     OpenSockets,
     Request,
+    RouteBySource,
     SetupGate,
     SetupHost,
     Teardown,
@@ -179,6 +180,10 @@ class Helper:
             part = [pack_flow(match) for match in matches[start : start + LOOK_UPS_MAX]]
             found += unpack_installed((await self._ask(LookUp(part))).rules)
         return found
+
+    async def route_by_source(self) -> None:
+        """Let what is signaled leave by the link that has its address. Raises KernelError."""
+        await self._ask(RouteBySource())
 
     async def diagnose(self) -> list[Diagnosis]:
         """Rulesets of others that may drop what was signaled. Raises KernelError."""

@@ -151,6 +151,10 @@ class LookUp(msgspec.Struct, tag=True):
     matches: list[PackedFlow]
 
 
+class RouteBySource(msgspec.Struct, tag=True):
+    """Let what is signaled leave by the link that has its address, as addresses are now."""
+
+
 class Diagnose(msgspec.Struct, tag=True):
     """Rulesets of others that may drop ours."""
 
@@ -159,7 +163,17 @@ class Teardown(msgspec.Struct, tag=True):
     """Take away all that was set up."""
 
 
-Request = SetupHost | SetupGate | OpenSockets | Apply | ListRules | LookUp | Diagnose | Teardown
+Request = (
+    SetupHost
+    | SetupGate
+    | OpenSockets
+    | Apply
+    | ListRules
+    | LookUp
+    | RouteBySource
+    | Diagnose
+    | Teardown
+)
 
 
 class PackedDiagnosis(msgspec.Struct, array_like=True, frozen=True):

@@ -37,6 +37,7 @@ from wayside.kernel.changes import open_changes, read_changes
 from wayside.kernel.plan import KernelError
 from wayside.kernel.usable import usable_addresses
 
+from .paths import PathKeeper
 from .udp import source_towards
 
 COALESCE_S = 0.002
@@ -85,8 +86,29 @@ class Journey:
     by: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class _Pace:
+    """When the network was last looked at, and what looking has taken of late (s)."""
+
+    looked_at: float = 0.0
+    spent_s: float = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long the next look may wait at the least."""
+        owed_s = self.spent_s - BURST_S - (now - self.looked_at) * SHARE
+        return max(COALESCE_S, owed_s / SHARE)
+
+    def begin(self, now: float) -> None:
+        """A look begins; it is `spent` when it is over."""
+        self.spent_s = max(0.0, self.spent_s - (now - self.looked_at) * SHARE)
+        self.looked_at = now
+
+
 class Moves:
-    """Tells the machine when this host is somewhere else. `deliver`: gives it an event."""
+    """Tells the machine when this host is somewhere else. `deliver`: gives it an event.
+
+    `paths`: what a host that has several does about those that have died.
+    """
 
     def __init__(
         self,
@@ -94,18 +116,19 @@ class Moves:
         deliver: Callable[[SourcesChanged], None],
         holding: Holding,
         on_change: Callable[[], None],
+        paths: PathKeeper | None = None,
     ) -> None:
         self._host = host
         self._deliver = deliver
         self._holding = holding
         self._on_change = on_change
+        self.paths = paths
         self._journeys: dict[Cid, Journey] = {}
         self._news = open_changes()
         self._since: float | None = None
         """When the first change came that nobody has looked at yet."""
         self._timer: asyncio.TimerHandle | None = None
-        self._spent_s = 0.0
-        self._looked_at = 0.0
+        self._pace = _Pace()
         self._slices: deque[dict[IP, IP]] = deque()
 
     def start(self) -> None:
@@ -113,7 +136,9 @@ class Moves:
         for connection in self._host.connections.values():
             self._journeys[connection.agreement.cid] = Journey(connection.agreement.wire)
         asyncio.get_running_loop().add_reader(self._news, self._on_news)
-        self._look_soon()
+        if self.paths is not None:
+            self.paths.start()
+        self.look_soon()
 
     def stop(self) -> None:
         """Listen no more."""
@@ -121,6 +146,8 @@ class Moves:
         self._news.close()
         if self._timer is not None:
             self._timer.cancel()
+        if self.paths is not None:
+            self.paths.stop()
         self._slices.clear()
 
     def journey(self, cid: Cid) -> Journey | None:
@@ -129,20 +156,23 @@ class Moves:
 
     def source_towards(self, to: Address) -> Address | None:
         """Our own address (port 0) on the way to another; None when there is no way."""
-        found = source_towards(to)
+        chosen = self.paths.source_towards(to.ip) if self.paths else None
+        found = chosen or source_towards(to)
         virtual = self._host.virtual
         return None if found is None or (virtual and virtual.covers(found.ip)) else found
 
     def opened(self, report: ReportOpened) -> None:
         """A connection is up, or up again, perhaps on another way."""
         now = time.monotonic()
+        if self.paths is not None:
+            self.paths.opened(report)
         journey = self._journeys.setdefault(report.cid, Journey(report.wire))
         if report.refreshed and report.wire != journey.wire:
             journey.moves += 1
             if report.wire.source != journey.wire.source and journey.since is not None:
                 journey.gap_ms, journey.since = (now - journey.since) * 1000, None
-        elif not report.refreshed and now - self._looked_at < LOOK_AGAIN_S:
-            self._look_soon()
+        elif not report.refreshed and now - self._pace.looked_at < LOOK_AGAIN_S:
+            self.look_soon()
         journey.wire = report.wire
 
     def redirected(self, cid: Cid, by: bytes) -> None:
@@ -158,16 +188,16 @@ class Moves:
 
     def _on_news(self) -> None:
         if read_changes(self._news):
-            self._look_soon()
+            self.look_soon()
 
-    def _look_soon(self) -> None:
+    def look_soon(self) -> None:
+        """There is news: look at all of it in a moment."""
         if self._timer is not None:
             return
         now = time.monotonic()
         self._since = self._since or now
-        owed_s = self._spent_s - BURST_S - (now - self._looked_at) * SHARE
-        wait = max(COALESCE_S, owed_s / SHARE)
-        self._timer = asyncio.get_running_loop().call_later(wait, self.look)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._pace.wait_s(now), self.look)
 
     def look(self) -> None:
         """Ask the kernel about everybody we talk to, and tell the machine what is new."""
@@ -175,8 +205,7 @@ class Moves:
             self._timer.cancel()
             self._timer = None
         began = time.monotonic()
-        self._spent_s = max(0.0, self._spent_s - (began - self._looked_at) * SHARE)
-        self._looked_at = began
+        self._pace.begin(began)
         since, self._since = self._since or began, None
         peers = _peers_of(self._live())
         towards = {ip: self.source_towards(Address(ip, 0)) for ip in peers}
@@ -193,7 +222,9 @@ class Moves:
         self._tell_next()
         self._hold_back()
         self._on_change()
-        self._spent_s += time.monotonic() - began
+        if self.paths is not None:
+            self.paths.network_changed()
+        self._pace.spent_s += time.monotonic() - began
 
     def _tell_next(self) -> None:
         if not self._slices:
@@ -236,7 +267,8 @@ def _peers_of(connections: Iterable[Connection]) -> dict[IP, list[Connection]]:
 def _going(connection: Connection) -> IP:
     """From where it goes, or from where it is being asked for at the moment."""
     attempt = connection.attempt if isinstance(connection, Asker) else None
-    under_way = attempt is not None and attempt.message is not None
+    moving = attempt is not None and attempt.towards is None  # not only trying another path
+    under_way = attempt is not None and attempt.message is not None and moving
     return (attempt.wire if attempt and under_way else connection.agreement.wire).source.ip
 
 

@@ -51,6 +51,7 @@ def record_of(
         moves=journey.moves if journey else 0,
         gap_ms=journey.gap_ms if journey else None,
         stands="; ".join(filter(None, (about.stands, BEHIND_NAT if about.outside else ""))),
+        alternatives=[str(one.ip) for one in about.alternatives],
         expires_s=None,
         packets=(out.packets if out else 0) + (back.packets if back else 0),
         bytes=(out.bytes if out else 0) + (back.bytes if back else 0),

@@ -93,7 +93,11 @@ class RequestCheck(Watcher):
 
     def on_step(self, step: Step) -> None:
         """A request begins."""
-        if isinstance(step.event, OpenRequested):
+        host = host_of(step.machine)
+        if isinstance(step.event, OpenRequested) and host is not None:
+            known = host.connections.get(step.event.cid)
+            if known is not None and known.keys.by_seq:
+                return  # it is up, and another path of it is tried: nobody waits for that
             self._asked[step.site.name, step.event.cid] = step.now
 
     def on_report(self, site: Site, effect: Effect, now: float) -> None:

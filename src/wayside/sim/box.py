@@ -126,7 +126,11 @@ class Box(Node):
     def source_for(self, to: Address) -> Address | None:
         """Our own signaling address on the way to another."""
         way = self.network.way(self, to.ip.packed)
-        return way.signaling if way else None
+        return self.chosen_for(to) or (way.signaling if way else None)
+
+    def chosen_for(self, to: Address) -> Address | None:
+        """The own address that a multihomed host has chosen for packets to another."""
+        return None
 
     def may_speak_for(self, source: Address) -> bool:
         """Whether datagrams can leave here with this source: a host's own address only."""

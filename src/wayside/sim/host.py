@@ -46,6 +46,7 @@ from wayside.kernel.recovery import recover
 from .box import Box, Driver
 from .gate import CountingQuota
 from .network import Interface, Network
+from .paths import PathKeeper
 from .registering import Registering, changed_sources
 from .silence import Silence
 from .sockets import Sockets
@@ -96,6 +97,7 @@ class HostSettings:
     connections_per_network_max: int = 500
     budget: Budget = field(default_factory=Budget)
     steering: Steering = field(default_factory=Steering)
+    multihomed: bool = False
 
 
 @dataclass(slots=True)
@@ -133,6 +135,7 @@ class HostBox(Box):
         self._ruled: dict[Cid, None] = {}
         self._moved_at = -LOOK_AGAIN_S
         self.registering = self._registering()
+        self.paths = PathKeeper(self)
         self.start()
 
     @property
@@ -155,10 +158,10 @@ class HostBox(Box):
             self.signing_key, self.entropy, self.name, lifetime_s=settings.lifetime_s
         )
         context.redirectors = steering.redirectors
-        policy, services = settings.policy, dict(settings.services)
+        answers = (settings.policy, dict(settings.services), steering.approvers, steering.home)
         machine = Host(
             context,
-            Answering(Names({}), policy, services, steering.approvers, steering.home),
+            Answering(Names({}), *answers),
             FrontDoor(TokenBox(self.key, self.secret, self.entropy), settings.budget),
             self.quota,
             virtual,
@@ -173,6 +176,7 @@ class HostBox(Box):
             self._watch_silence(self.driver, machine, Silence())
         self._close_what_ended(machine)
         self._register()
+        self.paths.start()
         self.look_around()
 
     def kill(self) -> None:
@@ -237,6 +241,7 @@ class HostBox(Box):
         changed = changed_sources(self.host.connections.values(), self.source_for)
         if changed:
             self.driver.deliver(SourcesChanged(changed))
+        self.paths.settle()
         self.registering.try_now()
 
     def _register(self) -> None:
@@ -258,10 +263,17 @@ class HostBox(Box):
         if there is None or source is None or self.driver is None:
             return False
         wire = Flow(Transport.NONE, source.with_port(0), there.signaling.with_port(0))
-        service = c.LOCATION_SERVICE
-        about = (cid, there.identity, service, wire, wire, there.signaling)
+        about = (cid, there.identity, c.LOCATION_SERVICE, wire, wire, there.signaling)
         self.driver.deliver(OpenRequested(*about))
         return True
+
+    def chosen_for(self, to: Address) -> Address | None:
+        """As paths.py says."""
+        return self.paths.source_towards(to)
+
+    def way_of(self, raw: bytes) -> Interface | None:
+        """As paths.py says."""
+        return self.paths.way_of(raw)
 
     # --- applications ---
 
@@ -312,8 +324,8 @@ class HostBox(Box):
             peer.signaling.with_port(flow.destination.port),
         )
         local = flow if self.settings.virtual else wire
-        event = OpenRequested(cid, peer.identity, service, wire, local, peer.signaling, data)
-        self.driver.deliver(event)
+        asked = (cid, peer.identity, service, wire, local, peer.signaling, data)
+        self.driver.deliver(OpenRequested(*asked))
         return True
 
     def close(self, cid: Cid, reason: str) -> None:
@@ -452,6 +464,7 @@ class HostBox(Box):
                     self.sockets.deliver(packet)
             case ReportOpened():
                 self._ruled[effect.cid] = None
+                self.paths.opened(effect)
                 if self.place.clock.now - self._moved_at < LOOK_AGAIN_S and not effect.refreshed:
                     self.place.clock.after(0.0, self.look_around)  # asked from the old place
                 held = self.waiting.pop(effect.local, None)

@@ -93,7 +93,7 @@ class Mishaps:
         if adversary is not None:
             adversary.stop()
         if link is not None:
-            self._mend_link(link)
+            self.mend_link(link)
         elif isinstance(box, Box):
             if fault.kind is Kind.CLOCK:
                 box.local.wrong_s -= fault.amount
@@ -104,11 +104,12 @@ class Mishaps:
         for adversary in self._present.values():
             adversary.stop()
         for link in self.network.links.values():
-            self._mend_link(link)
+            self.mend_link(link)
         for box in self.layout.boxes:
             self._mend_box(box)
 
-    def _mend_link(self, link: Link) -> None:
+    def mend_link(self, link: Link) -> None:
+        """A link is as it was made."""
         link.conditions = replace(link.nature)
 
     def _mend_box(self, box: Box) -> None:

@@ -2,7 +2,8 @@
 
 Routes are the shortest ones over boxes that forward; an address is reached over the one link that
 it is on, up or down. A host with several interfaces sends by the best one that is up, whatever
-source address the packet has: as Linux does without policy routing.
+source address the packet has, as Linux does without policy routing; one that is multihomed by
+the one that has the packet's source.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Node:
 
     def transmit(self, raw: bytes) -> int | None:
         """Send a packet on its way; the MTU of the next link when it does not fit in there."""
-        way = self.network.way(self, destination_of(raw))
+        way = self.way_of(raw) or self.network.way(self, destination_of(raw))
         if way is None:
             return None
         link = way.link
@@ -104,6 +105,10 @@ class Node:
             return mtu
         if way.up:
             link.send(raw, 1 - way.end)
+        return None
+
+    def way_of(self, raw: bytes) -> Interface | None:
+        """The interface that a packet's source makes it leave by; None: the destination does."""
         return None
 
     def forward(self, raw: bytes) -> None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from wayside.core.address import IP
+
+from .application import Client
 from .clock import Clock
 from .host import HostBox
 from .mishaps import Mishaps, changed
@@ -37,17 +40,45 @@ def survive(
         let_pass(clock.now + chance.uniform(0.0, 3.0))
         chosen = [host for host in movers if host.settings.virtual and chance.random() < 0.8]
         open_now = [client for client in layout.wanted if client.is_open and client.can_survive]
-        began = clock.now
         for host in chosen:
             _move(host, mishaps, chance, clock)
-        while any(not client.went_on(began) for client in open_now):
-            broken = [client for client in open_now if client.progress.failed_at > began]
-            if broken:
-                raise Violation("survival", f"{broken[0].wanted}: its socket broke by a move")
-            if clock.now > began + SURVIVE_S_MAX:
-                late = [client for client in open_now if not client.went_on(began)]
-                raise Violation("survival", f"{late[0].wanted} stands still after a move")
-            let_pass(clock.now + STEP_S)
+        _go_on(open_now, "by a move", let_pass, clock)
+
+
+def endure(
+    layout: Layout, mishaps: Mishaps, let_pass: Callable[[float], None], clock: Clock
+) -> None:
+    """Cut links in use, one at a time, without a sign; every open socket goes on. Violation."""
+    chance = mishaps.place.chance.stream("links that die in peace")
+    for _ in range(ROUNDS):
+        let_pass(clock.now + chance.uniform(2.0, 5.0))
+        hosts = [one for one in (*layout.clients, *layout.servers) if one.settings.virtual]
+        ways = [way for host in hosts for way in host.interfaces if _is_used(host, way.address)]
+        if not ways:
+            continue
+        link = chance.choice(ways).link
+        open_now = [client for client in layout.wanted if client.is_open and client.can_survive]
+        link.conditions.cut = True
+        _go_on(open_now, "because a link has died", let_pass, clock)
+        mishaps.mend_link(link)
+
+
+def _is_used(host: HostBox, ip: IP) -> bool:
+    known = host.host.connections.values() if host.host else ()
+    return any(one.agreement.wire.source.ip == ip for one in known)
+
+
+def _go_on(
+    open_now: list[Client], why: str, let_pass: Callable[[float], None], clock: Clock
+) -> None:
+    began, waiting = clock.now, open_now
+    while waiting := [client for client in waiting if not client.went_on(began)]:
+        broken = [client for client in waiting if client.progress.failed_at > began]
+        if broken:
+            raise Violation("survival", f"{broken[0].wanted}: its socket broke {why}")
+        if clock.now > began + SURVIVE_S_MAX:
+            raise Violation("survival", f"{waiting[0].wanted} stands still {why}")
+        let_pass(clock.now + STEP_S)
 
 
 def _move(host: HostBox, mishaps: Mishaps, chance: Random, clock: Clock) -> None:

@@ -91,7 +91,7 @@ class Builder:
         found = self._middle(core)
         access, site = self._near(core), self._far(core)
         clients = [self._client(n, access, core) for n in range(chance.randint(1, 2))]
-        abroad = self._abroad(core) if spec.mobile else core
+        abroad = self._abroad(core) if spec.mobile or spec.more.paths else core
         count = chance.randint(1, spec.more.servers)
         servers = [self._server(n, site, abroad) for n in range(count)]
         network.connect(off_path, core, self._conditions())
@@ -245,6 +245,7 @@ class Builder:
             connections_per_network_max=150,
             budget=self._budget(),
             steering=self._steering(),
+            multihomed=self.spec.more.paths,
         )
 
     def _steering(self) -> Steering:
@@ -263,7 +264,22 @@ class Builder:
         self.network.connect(host, access, self._conditions())
         if self.spec.wild and not self.spec.rejects and self.chance.random() < 0.3:
             self.network.connect(host, core, self._conditions())
+        if self.spec.more.paths:
+            self.network.connect(host, self._second(core), self._conditions())
+            host.interfaces[1].metric = ABROAD
         return host
+
+    def _second(self, core: Node) -> Node:
+        """The other network of a client, with a firewall of its own or not."""
+        edge: Node = Router(self.network, f"second{len(self.network.nodes)}")
+        if self.chance.random() < 0.5:
+            gate = self._gate(f"h{len(self.gates)}")
+            self.gates.append(gate)
+            self.network.connect(edge, gate, self._conditions(), ("", "inside"))
+            self.network.connect(gate, core, self._conditions(), ("outside", ""))
+        else:
+            self.network.connect(edge, core, self._conditions())
+        return edge
 
     def _server(self, number: int, site: Node, abroad: Node) -> HostBox:
         found, steering = self.found, Steering()
@@ -275,7 +291,7 @@ class Builder:
         settings = replace(self._settings(virtual=True), services=dict(SERVICES), steering=steering)
         host = self._host(f"s{number + 1}", settings)
         self.network.connect(site, host, self._conditions())
-        if abroad is not site and "s" in self.spec.mobile:
+        if abroad is not site and ("s" in self.spec.mobile or self.spec.more.paths):
             self.network.connect(abroad, host, self._conditions())
             host.interfaces[1].metric = ABROAD
         return host

@@ -78,6 +78,11 @@ def destination_of(raw: bytes) -> bytes:
     return raw[24:40] if raw[:1] == b"\x60" else raw[16:20]
 
 
+def sent_from(raw: bytes) -> bytes:
+    """Where a packet comes from: 4 or 16 bytes, or fewer of what is no packet."""
+    return raw[8:24] if raw[:1] == b"\x60" else raw[12:16]
+
+
 def five_tuple(flow: Flow) -> FiveTuple:
     """The key of a flow, the same for TCP and MPTCP."""
     source, destination = flow.source, flow.destination

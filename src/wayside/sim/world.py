@@ -33,7 +33,7 @@ from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
 from .network import Network, Place
 from .said import Said
 from .stops import StopCheck, people
-from .survival import survive
+from .survival import endure, survive
 from .topology import Builder
 from .trace import Note, ReportWords, Trace
 from .watch import Site, Violation, Watch
@@ -157,6 +157,8 @@ class World:
         self._pass_until_well(self.quiet_at)
         if self.layout.spec.mobile:
             survive(self.layout, self.mishaps, self._pass, clock)
+        if self.layout.spec.more.paths:
+            endure(self.layout, self.mishaps, self._pass, clock)
         prober.stop()
         self._close_all()
         settle = max(self.layout.lifetime_s, 2 * OPEN_TIMEOUT_S) + TOKEN_VALID_S + LINGER_S

@@ -16,7 +16,8 @@ class More:
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
     common. `stops`: three gates in a row, and servers that say STOP. `apart`: which known fault of
-    the machines keeps it out of the turn.
+    the machines keeps it out of the turn. `paths`: hosts have two links, and links
+    die without a sign.
     """
 
     rendezvous: bool = False
@@ -27,6 +28,7 @@ class More:
     own_ports: bool = False
     stops: bool = False
     apart: str = ""
+    paths: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,12 @@ WORLDS: dict[str, Spec] = {
         "a firewall that lets out by way of a relay only",
         near_clients=True,
         more=More(redirects=True),
+    ),
+    "multihoming": Spec(
+        "hosts with two links, a firewall before most, and links that die without a sign",
+        near_clients=True,
+        near_servers=True,
+        more=More(paths=True),
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(

@@ -1,0 +1,234 @@
+"""Which path is silent, by what was counted; and what is asked about it. Time is virtual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from pair import Pair
+from wayside.core.address import IP, Address, Transport
+from wayside.core.rule import Cid
+from wayside.kernel import paths as constants
+from wayside.kernel.paths import Paths, Trial
+
+C1, C2, S1, S2 = (ip_address(f"10.{net}.0.2") for net in (0, 77, 1, 78))
+KEY = bytes(32)
+"""The smallest: this end goes first."""
+
+
+@dataclass
+class Watched:
+    """A connection of a client with two addresses to a server with two, and its counters."""
+
+    key: bytes = KEY
+    own: tuple[IP, ...] = (C1, C2)
+    theirs: tuple[IP, ...] = (S2,)
+    transport: Transport = Transport.TCP
+    now: float = 100.0
+    sent: int = 0
+    heard: int = 0
+    asked: list[tuple[float, IP, IP]] = field(default_factory=list[tuple[float, IP, IP]])
+
+    def __post_init__(self) -> None:
+        self.pair = Pair(transport=self.transport).open()
+        self.connection = self.pair.connection("c")
+        self.connection.agreement = replace(
+            self.connection.agreement,
+            alternatives=tuple(Address(ip, 0) for ip in self.theirs),
+        )
+        self.paths = Paths(self.key)
+        self.paths.settle([Address(ip, 4747) for ip in self.own])
+
+    @property
+    def cid(self) -> Cid:
+        return self.connection.agreement.cid
+
+    def look(self, sent: int = 0, heard: int = 0, after_s: float = constants.FAST_S) -> list[Trial]:
+        """So many packets left and came; what is asked for then."""
+        self.now += after_s
+        self.sent, self.heard = self.sent + sent, self.heard + heard
+        due = self.paths.due([self.connection])
+        counted = {one.agreement.cid: (self.sent, self.heard) for one in due}
+        trials = self.paths.look(counted, [self.connection], self.now)
+        self.asked += [(self.now, one.source.ip, one.destination.ip) for one in trials]
+        return trials
+
+    def answered(self) -> None:
+        self.paths.answered(self.connection, [self.connection], self.now)
+
+    def moved(self, source: IP, destination: IP) -> None:
+        """It is answered by another path."""
+        wire = self.connection.agreement.wire
+        wire = replace(
+            wire,
+            source=Address(source, wire.source.port),
+            destination=Address(destination, wire.destination.port),
+        )
+        self.connection.agreement = replace(self.connection.agreement, wire=wire)
+        self.answered()
+
+    def known(self) -> None:
+        """It has flowed a while, and the time of an answer is known."""
+        self.look()
+        self.look(1, 1)
+        assert len(self.asked) == 1
+        self.now += 0.005
+        self.answered()
+        self.look(1, 1)
+        self.asked.clear()
+
+    def starve(self, seconds: float) -> None:
+        """Packets leave and nothing comes."""
+        until = self.now + seconds
+        while self.now < until:
+            self.look(1)
+
+
+def test_while_something_comes_nothing_is_asked() -> None:
+    """R-5.4.8: but once, to learn how long an answer takes."""
+    world = Watched()
+    world.known()
+    for _ in range(100):
+        world.look(3, 1)
+    assert world.asked == []
+
+
+def test_who_says_nothing_hears_nothing_and_that_is_no_sign() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    for _ in range(100):
+        world.look()
+    assert world.asked == []
+
+
+def test_a_silent_path_is_asked_twice_and_then_the_one_with_nothing_in_common_is_tried() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    world.starve(0.4)
+    assert [way for _, *way in world.asked[:3]] == [[C1, S1], [C1, S1], [C2, S2]]
+    assert world.asked[0][0] - 100 < 0.5
+    assert world.asked[2][0] - world.asked[0][0] < 0.2
+
+
+def test_all_paths_are_tried_then_the_same_again_more_slowly() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    world.starve(12)
+    ways = [way for _, *way in world.asked]
+    one_round = [[C2, S2], [C2, S1], [C1, S2], [C1, S1]]
+    assert ways[2:10] == one_round * 2
+    times = [at for at, *_ in world.asked]
+    assert times[9] - times[6] > 1.5 * (times[5] - times[2])
+
+
+def test_a_flow_that_goes_one_way_is_asked_about_more_and_more_rarely() -> None:
+    """R-5.4.8: each answer shows that the path works."""
+    world = Watched(transport=Transport.UDP)
+    world.known()
+    until = world.now + 20
+    while world.now < until:
+        if world.look(1):
+            world.answered()
+    assert 15 < len(world.asked) < 30
+    assert {(source, there) for _, source, there in world.asked} == {(C1, S1)}
+
+
+def test_a_long_round_trip_is_waited_for() -> None:
+    """R-5.4.8: an answer after 0.4 s is none that is missing."""
+    world = Watched()
+    world.look()
+    world.look(1, 1)
+    world.now += 0.4
+    world.answered()
+    world.asked.clear()
+    world.look(1, 1)
+    world.starve(0.4)
+    assert {(source, there) for _, source, there in world.asked} == {(C1, S1)}
+
+
+def test_the_end_with_the_greater_key_tries_others_later() -> None:
+    """R-5.4.8: or both would move at once."""
+    first, second = Watched(), Watched(key=b"\xff" * 32)
+    for world in (first, second):
+        world.known()
+        world.starve(0.5)
+    began = [next(at for at, own, _ in world.asked if own != C1) for world in (first, second)]
+    assert began[1] - began[0] > constants.TURN_S - 2 * constants.FAST_S
+
+
+def test_a_path_that_answers_is_taken_and_kernels_choice_no_longer_counts() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    world.starve(0.3)
+    world.moved(C2, S2)
+    assert world.paths.source_towards(S1) == C2
+    assert world.paths.source_towards(S2) == C2
+    world.look()
+    for _ in range(100):
+        world.look(1, 1)
+    assert {(source, there) for _, source, there in world.asked[3:]} == {(C2, S2)}
+
+
+def test_the_path_that_was_left_is_tried_again_after_a_while_that_grows() -> None:
+    """R-5.4.8: so nothing flaps."""
+    world = Watched()
+    world.known()
+    world.starve(0.3)
+    world.moved(C2, S2)
+    left_at, back = world.now, list[float]()
+    while world.now < left_at + 8 * constants.RETURN_S:
+        for trial in world.look(1, 1, after_s=0.25):
+            if trial.source.ip == C1:
+                back.append(world.now - left_at)
+            else:
+                world.answered()
+    assert [round(at / constants.RETURN_S) for at in back] == [1, 3, 7]
+
+
+def test_back_on_the_first_path_nothing_is_chosen_any_more() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    world.starve(0.3)
+    world.moved(C2, S2)
+    world.moved(C1, S1)
+    assert world.paths.source_towards(S1) is None
+    assert world.paths.source_towards(S2) is None
+
+
+def test_who_prefers_another_link_decides_anew() -> None:
+    """R-5.4.6: what silence has chosen holds until addresses or routes are others."""
+    world = Watched()
+    world.known()
+    world.starve(0.3)
+    world.moved(C2, S2)
+    world.paths.settle([Address(C2, 4747), Address(C1, 4747)])
+    assert world.paths.source_towards(S1) is None
+
+
+def test_with_one_address_here_and_one_there_there_is_nothing_to_look_at() -> None:
+    """R-5.4.8."""
+    world = Watched(own=(C1,), theirs=())
+    assert world.paths.due([world.connection]) == []
+    only_theirs = Watched(own=(C1,))
+    assert only_theirs.paths.due([only_theirs.connection]) == [only_theirs.connection]
+
+
+def test_mptcp_is_left_to_its_own_timers() -> None:
+    """R-2.5."""
+    world = Watched(transport=Transport.MPTCP)
+    assert world.paths.due([world.connection]) == []
+
+
+def test_new_rules_count_from_zero_and_that_is_no_silence() -> None:
+    """R-5.4.8."""
+    world = Watched()
+    world.known()
+    world.sent = world.heard = 0
+    world.look()
+    world.look(1, 1)
+    assert world.asked == []
