@@ -193,7 +193,7 @@ class Driver:
                 _log.error("the kernel refused rules", cid=effect.cid.hex(), why=str(error))
                 if effect.put:
                     over.add(effect.cid)
-                    self.deliver(RulesFailed(effect.cid, str(error)))
+                    self.deliver(RulesFailed(effect.cid, str(error), effect.then))
             elif error is not None:
                 raise error
         made = [effect for effect in together if effect.cid not in over]

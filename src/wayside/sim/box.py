@@ -213,14 +213,14 @@ class Driver:
         if not waiting:
             self._changed(together, rest)
             return
-        errors: dict[Cid, KernelError] = {}
+        errors: dict[Cid, RulesFailed] = {}
         left = len(waiting)
 
         def answered(effect: ChangeRules, error: KernelError | None) -> None:
             nonlocal left
             left -= 1
             if error is not None and effect.put:
-                errors[effect.cid] = error
+                errors[effect.cid] = RulesFailed(effect.cid, str(error), effect.then)
             if not left and self._alive:
                 self._answered(together, rest, errors)
 
@@ -229,10 +229,10 @@ class Driver:
         )
 
     def _answered(
-        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, KernelError]
+        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, RulesFailed]
     ) -> None:
-        for cid, error in errors.items():
-            self.deliver(RulesFailed(cid, str(error)))
+        for failed in errors.values():
+            self.deliver(failed)
         made = [effect for effect in together if effect.cid not in errors]
         if made:
             self._changed(made, [one for one in rest if getattr(one, "cid", None) not in errors])
