@@ -23,14 +23,16 @@ from wayside.core.codec import Header, decode_body, encode_body
 from wayside.core.effects import (
     ChangeRules,
     Dropped,
+    ReportRefused,
     SendDatagram,
 )
 from wayside.core.errors import DropReason
-from wayside.core.events import DatagramReceived, TimePassed
+from wayside.core.events import DatagramReceived, RulesFailed, TimePassed
 from wayside.core.gate import Gate
 from wayside.core.messages import (
     Accept,
     AcceptTerms,
+    Code,
     Confirm,
     Open,
     OpenTerms,
@@ -302,3 +304,34 @@ def test_a_token_from_before_a_restart_brings_nothing_new() -> None:
     assert fresh.restore([], pair.now) == 0
     pair.restart("g1", fresh)
     unmoved(pair, event, DropReason.TOKEN)
+
+
+@pytest.mark.parametrize("gate", ["g1", "g2"])
+def test_who_asked_is_told_when_a_gates_kernel_refuses_the_rules(gate: str) -> None:
+    """R-8.7: the REJECT takes the place of the ACCEPT, and finds its way as that would have."""
+    pair = waiting(Accept, gates=2)
+    sent = pair.last(Accept, "s")
+    for node in ("g2", "g1"):
+        assert sent.source is not None
+        event = DatagramReceived(sent.data, sent.source, sent.destination, True, "outside")
+        (change,) = pair.gates[node].handle(event, pair.now)
+        assert isinstance(change, ChangeRules)
+        (sent,) = change.then
+        if node == gate:
+            break
+    pair.hold.clear()
+    effects = pair.tell(gate, RulesFailed(pair.cid, "somebody else has it", change.then))
+    assert [effect for effect in effects if isinstance(effect, SendDatagram)]
+    pair.run(0.1)
+    (told,) = pair.seen(ReportRefused, "c")
+    assert (told.code, "somebody else has it" in told.reason) == (Code.BUSY, True)
+    assert told.by.startswith(gate)
+
+
+def test_a_refusal_of_a_refreshs_rules_ends_a_live_connection_without_another_word() -> None:
+    """R-5.6.3: no REJECT 6 about what was agreed already."""
+    pair = Pair(1).open(0.5)
+    assert pair.is_up
+    accept = SendDatagram(event_of(pair, Accept, "s").data, pair.own["c"][0], pair.own["s"][0])
+    effects = pair.tell("g1", RulesFailed(pair.cid, "full", (accept,)))
+    assert not [effect for effect in effects if isinstance(effect, SendDatagram)]

@@ -198,7 +198,7 @@ def test_of_two_hosts_that_ask_at_once_with_one_port_the_second_is_told_at_once(
     for one in (pair, other):
         one.hold.add(Accept)
         one.open(0.01)
-    assert [report.code for report in other.seen(ReportRefused, "c")] == [Code.BAD_ADDRESS]
+    assert [report.code for report in other.seen(ReportRefused, "c")] == [Code.BUSY]
     pair.release()
     pair.run(0.1)
     assert pair.is_up
@@ -218,6 +218,9 @@ def test_two_connections_that_were_asked_for_at_once_never_share_a_flow() -> Non
         one.run(0.1)
     assert pair.is_up
     both_ends_know_what_packets_show(pair)
+    (told,) = other.seen(ReportRefused, "c")
+    assert (told.code, "at the same moment" in told.reason) == (Code.BUSY, True)
+    assert told.by.startswith("g1")
 
 
 @pytest.mark.parametrize("family", [4, 6])

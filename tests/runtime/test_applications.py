@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pair import Pair
-from wayside.core.address import Flow, Transport
+from wayside.core.address import Address, Flow, Transport
 from wayside.core.effects import ReportOpened, ReportRefused
 from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
+from wayside.core.messages import Code
 from wayside.core.rule import Cid
 from wayside.kernel.packets import Packet, build_ip, build_udp
 from wayside.kernel.plan import Change, KernelError, Put, Remove
@@ -221,3 +223,54 @@ def test_a_packet_without_a_rule_asks_for_a_connection_or_is_answered() -> None:
     stage = played(run)
     assert [packet.flow.source.port for packet in stage.asked] == [50_000, 50_001]
     assert len(stage.tap.injected) == 1
+
+
+OTHER = Flow(Transport.TCP, Address.parse("198.18.0.1:5000"), Address.parse("198.18.0.2:443"))
+
+
+@pytest.mark.parametrize("busy", [1, 2, 3])
+def test_who_is_busy_is_asked_again_twice_and_the_application_hears_of_the_last(
+    busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-8.7: as a new connection each time; what it says meanwhile is held."""
+    monkeypatch.setattr(applications, "BUSY_WAITS_S", (0.0, 0.0))
+
+    async def run(stage: Stage) -> None:
+        source = stage.pair.connection("c").agreement.local.source.ip
+        flow = Flow(Transport.TCP, Address(source, 5000), OTHER.destination)
+        stage.tap.hears(segment(flow, b"", 0x02))
+        cids = [stage.these._room.find(flow).cid]  # type: ignore[union-attr]
+        for _ in range(busy):
+            told = ReportRefused(cids[-1], "s", "https", Code.BUSY, "no port", "g1")
+            stage.these.refused(told, flow)
+            stage.tap.hears(segment(flow, b"", 0x02))
+            await settle()
+            waiting = stage.these._room.find(flow)
+            if waiting is not None:
+                cids.append(waiting.cid)
+        if busy <= 2:
+            assert len(set(cids)) == len(cids) == len(stage.asked) == busy + 1
+            assert len(stage.these._room.take(flow)) == busy + 1
+            assert stage.tap.injected == []
+        else:
+            assert len(stage.tap.injected) == 1
+        stage.these.opened(replace(stage.opened(), cid=cids[-1]))
+        assert stage.these._again == {}
+
+    played(run)
+
+
+@pytest.mark.parametrize("code", [Code.POLICY, Code.NO_SERVICE, Code.NO_ROUTE])
+def test_any_other_no_is_not_asked_again(code: Code) -> None:
+    """R-6.6: at once."""
+
+    async def run(stage: Stage) -> None:
+        source = stage.pair.connection("c").agreement.local.source.ip
+        flow = Flow(Transport.TCP, Address(source, 5000), OTHER.destination)
+        stage.tap.hears(segment(flow, b"", 0x02))
+        cid = stage.these._room.find(flow).cid  # type: ignore[union-attr]
+        stage.these.refused(ReportRefused(cid, "s", "https", code, "no", "g1"), flow)
+        await settle()
+        assert (len(stage.asked), len(stage.tap.injected)) == (1, 1)
+
+    played(run)

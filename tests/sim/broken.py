@@ -19,7 +19,7 @@ from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
-from wayside.core.events import OpenRequested, RulesFailed
+from wayside.core.events import OpenRequested
 from wayside.core.filters import Filter, Filters
 from wayside.core.forwarding import Forwarding
 from wayside.core.gate import Gate
@@ -402,8 +402,8 @@ def driver_that_gives_up(patch: pytest.MonkeyPatch) -> None:
     """A kernel that will not put a rule is not asked to remove one either."""
 
     def answered(self: Driver, together: list[ChangeRules], rest: list[Effect], bad: Any) -> None:
-        for cid, error in bad.items():
-            self.deliver(RulesFailed(cid, str(error)))
+        for failed in bad.values():
+            self.deliver(failed)
         made = [effect for effect in together if effect.cid not in bad]
         if made:
             self._changed(made, [one for one in rest if getattr(one, "cid", None) not in bad])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .address import IP, Address, Flow
 from .codec import Header
+from .effects import SendDatagram
 from .identity import PeerIdentity
 from .messages import Message
 from .rule import Cid
@@ -105,10 +106,11 @@ class DataAnswered:
 
 @dataclass(frozen=True, slots=True)
 class RulesFailed:
-    """The kernel did not take the rules of a connection."""
+    """The kernel did not take the rules of a connection. `unsent`: what was to leave with them."""
 
     cid: Cid
     why: str
+    unsent: tuple[SendDatagram, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from .events import (
 )
 from .filters import Filters
 from .forwarding import Forwarding, GateContext
+from .late import refuse_late
 from .messages import (
     Accept,
     AcceptTerms,
@@ -71,6 +72,8 @@ from .way import crossing_of, way_of
 
 KERNEL_ANSWERS_S = 5.0
 """A kernel says within this whether it still has a rule; one that does not has none."""
+
+LENT_MEANWHILE = "another connection was given this port at the same moment: ask again"
 
 
 class Gate:
@@ -232,7 +235,9 @@ class Gate:
         onward = SendDatagram(data, state.previous, state.here or event.source)
         crossing = crossing.reversed() if header.seq % 2 else crossing
         if self.table.is_lent(header.cid, crossing):
-            return [Dropped(DropReason.FULL, event.source)]
+            full = Dropped(DropReason.FULL, event.source)
+            new = header.cid not in self.passages
+            return [full, self._refuse_late(onward, LENT_MEANWHILE)] if new else [full]
         return self._offer(event, crossing, state, terms, onward, now)
 
     def _offer(
@@ -422,7 +427,14 @@ class Gate:
         passage = self.passages.get(event.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return []
-        return self._end(passage, f"the kernel refused the rules: {event.why}", now)
+        reason = f"the kernel refused the rules: {event.why}"
+        pending = passage.stage is Stage.PENDING
+        unsent = [one for one in event.unsent if pending and one.data[4] == Accept.TYPE]
+        late = [self._refuse_late(one, reason) for one in unsent]
+        return [*self._end(passage, reason, now), *late]
+
+    def _refuse_late(self, accept: SendDatagram, reason: str) -> SendDatagram:
+        return refuse_late(self.context.key, self.context.name, accept, reason)
 
     def _end(self, passage: Passage, reason: str, now: float) -> list[Effect]:
         most = self.context.lifetime_s

@@ -275,7 +275,7 @@ class Host:
         wire = Flow(terms.transport, here.with_port(port), opened.source)
         other = self.by_wire(wire)
         if other is not None and other.agreement.peer.key != peer.key:
-            return self._refuse(event, opened, Code.BAD_ADDRESS, "these addresses are in use")
+            return self._refuse(event, opened, Code.BUSY, "these addresses are in use")
         asked_s = other.offer.asked.time_s if isinstance(other, Responder) and other.offer else 0
         if terms.time_s < asked_s and not event.proved:
             return Dropped(DropReason.STALE, event.source)

@@ -17,10 +17,11 @@ import nftables
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wayside.core.address import Flow
-from wayside.core.rule import Action
+from wayside.core.rule import Action, Rule
 
 from . import hotpath
 from .doctor import Diagnosis, diagnose
+from .foreign import ForeignMappings
 from .listing import (
     Element,
     flow_of_key,
@@ -47,6 +48,7 @@ from .nft import (
     key_of_slot,
     key_text,
     places_of,
+    slot_of,
 )
 from .plan import Change, InstalledRule, KernelError, Put
 from .skeleton import Parts, Skeleton
@@ -70,6 +72,7 @@ class NftDataPlane:
             ) from error
         self._role = Role()
         self._elements: Elements | None = None
+        self._foreign = ForeignMappings()
         self._ledger: dict[str, Place] = {}
         self._ledger_max = _LEDGER_SLACK
         self._missing: Parts = ()
@@ -146,6 +149,9 @@ class NftDataPlane:
         self._ledger = {}
 
     def _apply_once(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if isinstance(change, Put) and not self._role.is_host:
+                self._check_is_free(change.rule)
         try:
             news = self._try(changes)
         except KernelError as error:
@@ -155,6 +161,17 @@ class NftDataPlane:
         self._note(news)
         if len(self._ledger) > self._ledger_max:
             self._read_ledger()
+
+    def _check_is_free(self, rule: Rule) -> None:
+        """Raise KernelError if a new rule would lend what somebody else has."""
+        after = rule.rewrite
+        if after is None or after.source == rule.match.source or slot_of(rule) in self._ledger:
+            return
+        if self._foreign.has(after):
+            raise KernelError(
+                f"somebody else's packets leave this box as {after}",
+                "give the NAT ports of its own: `ports` in [nat] of gate.toml",
+            )
 
     def _try(self, changes: Sequence[Change]) -> News:
         text, news = compile_changes(changes, self._ledger, self._role)

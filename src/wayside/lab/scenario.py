@@ -29,6 +29,7 @@ SCENARIOS = {
     "nat-out": "wayside.lab.nat_out",
     "nat-in": "wayside.lab.nat_in",
     "nat-nested": "wayside.lab.nat_nested",
+    "nat-clash": "wayside.lab.nat_clash",
     "mobile-server": "wayside.lab.mobile_server",
     "hidden-mobile-server": "wayside.lab.hidden_mobile_server",
     "offpath-firewall": "wayside.lab.offpath_firewall",

@@ -40,6 +40,10 @@ from .tap import Tap
 HELD_MAX = 4096
 """Connections whose packets wait for a new way; those beyond wait for their own timers."""
 
+BUSY_WAITS_S = (0.1, 0.4)
+"""Who was given a port at the same moment as we has it for good by then. Who is busy still when
+asked a third time has no port or no room: the user should know."""
+
 AGAIN_S = (0.005, 0.015)
 """A kernel takes rules in 1 to 10 ms, however far away it is."""
 
@@ -72,6 +76,8 @@ class Applications:
         self._room = WaitingRoom()
         self._ruled: set[Cid] = set(host.connections)
         self._held: set[Cid] = set()
+        self._again: dict[Cid, int] = {}
+        """Connections that were asked for again because somebody was busy, and how often."""
         self._changes: set[asyncio.Task[None]] = set()
         self._tap: Tap | None = None
 
@@ -116,7 +122,9 @@ class Applications:
             self._on_first_packet(packet)
             return
         connection = self._host.connections.get(known)
-        if connection is None or connection.state in (State.CLOSING, State.ENDED):
+        if connection is None and known in self._again:
+            self._room.hold(flow, known, raw)
+        elif connection is None or connection.state in (State.CLOSING, State.ENDED):
             self._room.take(flow)
             self._on_first_packet(packet)
         elif known in self._ruled:
@@ -140,9 +148,7 @@ class Applications:
             return
         cid = Cid(os.urandom(16))
         self._log.write("packet.first", cid=cid.hex(), flow=str(flow), bytes=len(packet.raw))
-        self._room.hold(flow, cid, packet.raw)
-        if not self._ask(cid, packet):
-            self._room.take(flow)
+        if not self._ask_for(cid, [packet.raw]):
             self._refuse_packets([packet.raw], closed=False)
 
     def _on_ended(self, flow: Flow) -> None:
@@ -185,6 +191,7 @@ class Applications:
     def opened(self, effect: ReportOpened) -> None:
         """The rules are in: what waited for them goes."""
         self._ruled.add(effect.cid)
+        self._again.pop(effect.cid, None)
         packets = self._room.take(effect.local)
         self._release(effect.cid, effect.local, packets[1:] if effect.carried else packets)
         if effect.cid in self._held:
@@ -208,8 +215,41 @@ class Applications:
                 loop.call_later(after_s, self._release, cid, local, packets[-1:])
 
     def refused(self, effect: ReportRefused, local: Flow) -> None:
-        """Somebody said no: so does the network, as far as the application can tell."""
-        self._refuse_packets(self._room.take(local), closed=effect.code == Code.NO_SERVICE)
+        """Somebody said no: so does the network, as far as the application can tell.
+
+        Who is busy is asked again first: a NAT whose port was taken has another. Spec: R-8.7.
+        """
+        packets = self._room.take(local)
+        times = self._again.pop(effect.cid, 0)
+        if effect.code != Code.BUSY or not packets or times >= len(BUSY_WAITS_S):
+            self._refuse_packets(packets, closed=effect.code == Code.NO_SERVICE)
+            return
+        cid = Cid(os.urandom(16))
+        self._again[cid] = times + 1
+        for raw in packets:
+            self._room.hold(local, cid, raw)
+        asyncio.get_running_loop().call_later(BUSY_WAITS_S[times], self._ask_again, cid, local)
+
+    def _ask_again(self, cid: Cid, local: Flow) -> None:
+        waiting = self._room.find(local)
+        if waiting is None or waiting.cid != cid:  # so many others waited that it was forgotten
+            self._again.pop(cid, None)
+            return
+        packets = self._room.take(local)
+        if not self._ask_for(cid, packets):
+            self._again.pop(cid, None)
+            self._refuse_packets(packets, closed=False)
+
+    def _ask_for(self, cid: Cid, packets: list[bytes]) -> bool:
+        """Hold packets of an application and ask for their connection; False: there is no way."""
+        first = parse_packet(packets[0])
+        assert first is not None, "a packet that was held before"
+        for raw in packets:
+            self._room.hold(first.flow, cid, raw)
+        if self._ask(cid, first):
+            return True
+        self._room.take(first.flow)
+        return False
 
     def ended(self, cid: Cid) -> None:
         """A connection is over."""

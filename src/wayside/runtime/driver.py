@@ -210,7 +210,7 @@ class Driver:
                     over.add(effect.cid)
                     if effect.remove:  # which is no less due
                         self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
-                    self.deliver(RulesFailed(effect.cid, str(error)))
+                    self.deliver(RulesFailed(effect.cid, str(error), effect.then))
             elif error is not None:
                 raise error
         made = [effect for effect in together if effect.cid not in over]

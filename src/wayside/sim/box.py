@@ -217,14 +217,14 @@ class Driver:
         if not waiting:
             self._changed(together, rest)
             return
-        errors: dict[Cid, KernelError] = {}
+        errors: dict[Cid, RulesFailed] = {}
         left = len(waiting)
 
         def answered(effect: ChangeRules, error: KernelError | None) -> None:
             nonlocal left
             left -= 1
             if error is not None and effect.put:
-                errors[effect.cid] = error
+                errors[effect.cid] = RulesFailed(effect.cid, str(error), effect.then)
             if not left and self._alive:
                 self._answered(together, rest, errors)
 
@@ -233,13 +233,13 @@ class Driver:
         )
 
     def _answered(
-        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, KernelError]
+        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, RulesFailed]
     ) -> None:
         for effect in together:
             if effect.cid in errors and effect.remove:  # which is no less due
                 self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
-        for cid, error in errors.items():
-            self.deliver(RulesFailed(cid, str(error)))
+        for failed in errors.values():
+            self.deliver(failed)
         made = [effect for effect in together if effect.cid not in errors]
         if made:
             self._changed(made, [one for one in rest if getattr(one, "cid", None) not in errors])
