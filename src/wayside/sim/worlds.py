@@ -15,7 +15,8 @@ class More:
 
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
-    common. `apart`: which known fault of the machines keeps it out of the turn.
+    common. `legacy`: servers know no signaling, and the gate before them answers. `apart`: which
+    known fault of the machines keeps it out of the turn.
     """
 
     rendezvous: bool = False
@@ -24,6 +25,7 @@ class More:
     redirects: bool = False
     servers: int = 2
     own_ports: bool = False
+    legacy: bool = False
     apart: str = ""
 
 
@@ -60,6 +62,11 @@ WORLDS: dict[str, Spec] = {
     "firewall-both": Spec("a firewall near each", near_clients=True, near_servers=True),
     "reject": Spec("a firewall and hosts that say no", near_clients=True, rejects=True),
     "legacy-nat": Spec("a NAT on the path that knows no signaling", near_servers=True, nat=True),
+    "legacy": Spec(
+        "servers that know no signaling, behind a firewall that answers for them",
+        near_servers=True,
+        more=More(legacy=True),
+    ),
     "lossy": Spec(
         "links that lose, delay and reorder all the time",
         near_clients=True,
