@@ -40,6 +40,7 @@ from wayside.core.passage import Stage
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rule import Action, Cid
 from wayside.core.way import Box, Relaying
+from wayside.core.yielding import ANOTHER_ANSWERS
 
 BY_WAY = Policy((PolicyRule("proxy", PolicyAction.REDIRECT, via="p"),), PolicyAction.REJECT)
 TRANSPORTS = pytest.mark.parametrize("transport", [Transport.TCP, Transport.UDP])
@@ -190,7 +191,7 @@ def test_a_proxy_answers_in_the_place_of_who_was_asked_and_the_user_is_told() ->
     assert ours.agreement.peer.key == proxy.context.key.public
     assert ours.agreement.wire == its.agreement.wire.reversed()
     (opened,) = pair.seen(ReportOpened, "c")
-    assert opened.peer == key_text(proxy.context.key.public)
+    assert (opened.peer, opened.stands) == (key_text(proxy.context.key.public), ANOTHER_ANSWERS)
     assert pair.s.connections == {}
     pair.run(100)
     assert ours.keys.seq >= 6

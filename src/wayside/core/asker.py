@@ -55,7 +55,7 @@ from .route import hops_hash, returning
 from .saved import save
 from .timers import Timer
 from .way import Role
-from .yielding import GATE_ANSWERS, Yielding
+from .yielding import ANOTHER_ANSWERS, GATE_ANSWERS, Yielding
 
 KEY_SHOWN = 13
 """Characters of a key beside a name that its owner chose: 60 bits, enough to tell two apart."""
@@ -512,7 +512,8 @@ class Asker(Yielding):
         if terms.key and self.state is State.OPENING and (stands_in or not by_peer):
             peer = self.agreement.peer
             peer = PeerIdentity(terms.key, peer.name if stands_in else "", leave=peer.leave)
-            self.agreement = replace(self.agreement, peer=peer, stands=GATE_ANSWERS)
+            stands = GATE_ANSWERS if terms.key == terms.from_key else ANOTHER_ANSWERS
+            self.agreement = replace(self.agreement, peer=peer, stands=stands)
         elif not terms.relay and self.state is State.OPENING:
             home = self.agreement.home or self.towards  # which may be asked again and again
             self.agreement = replace(self.agreement, home=home)

@@ -19,6 +19,7 @@ from .messages import Code, RedirectTerms, RejectTerms
 from .saved import save
 
 GATE_ANSWERS = "a gate answers in its place"
+ANOTHER_ANSWERS = "another host answers in its place"
 PLAIN = "plain (no answer from peer)"
 """What `status` says; anything else was agreed with the peer itself."""
 

@@ -288,11 +288,11 @@ class Flooder(Adversary):
     def act(self) -> None:
         """Ask for a connection that nobody uses."""
         chance, box = self.chance, self._box
-        server = chance.choice(self.stage.servers)
-        peer = box.durable.peers[server.key]
+        at = self.stage.servers.index(chance.choice(self.stage.servers))
+        peer = list(box.durable.peers.values())[at]
         ports = (chance.randrange(1024, 65536), chance.choice((443, 53)))
         transport = chance.choice((Transport.TCP, Transport.UDP))
-        flow = box.local_flow(server.key, transport, ports)
+        flow = box.local_flow(peer.identity.key, transport, ports)
         if flow is not None:
             cid = Cid(chance.randbytes(16))
             box.ask(cid, flow, str(ports[1]), b"", peer)

@@ -9,17 +9,21 @@ outside is dropped. A NAT has its outer interface's address; a relay is off the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 
 from wayside.core import constants as c
 from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
+from wayside.core.connection import HostContext
 from wayside.core.effects import Effect
 from wayside.core.forwarding import GateContext
 from wayside.core.gate import Gate
+from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names
-from wayside.core.policy import Policy
+from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Action
+from wayside.core.stand_in import Served, StandIn
 from wayside.core.way import Box as Rewriting
 from wayside.core.way import Relaying, Translation
 from wayside.kernel.icmp import translate_error
@@ -58,7 +62,8 @@ class CountingQuota(Quota):
 class GateSettings:
     """What a gate's configuration says. `nat`: it puts its outer address before its inside.
 
-    `relay`: for whom it passes connections on; `via`: where its policy may send them.
+    `relay`: for whom it passes connections on; `via`: where its policy may send them; `legacy`:
+    what the hosts behind it have that know no signaling, if it answers for them.
     """
 
     policy: Policy
@@ -69,6 +74,7 @@ class GateSettings:
     connections_max: int = 1000
     connections_per_network_max: int = 500
     budget: Budget = field(default_factory=Budget)
+    legacy: dict[str, Offered] = field(default_factory=dict[str, Offered])
 
 
 class GateBox(Box):
@@ -86,7 +92,9 @@ class GateBox(Box):
     def start(self) -> None:
         """Start the agent; it reads its connections back from the kernel."""
         box = TokenBox(self.key, self.secret, self.entropy)
-        self.driver = Driver(self, self._gate(FrontDoor(box, self.settings.budget), box))
+        machine = self._gate(FrontDoor(box, self.settings.budget), box)
+        answers = self.settings.legacy
+        self.driver = Driver(self, self._stand_in(machine, box) if answers else machine)
         self.driver.start()
 
     def configure(self, nat: bool = False, relay: Relaying | None = None, **via: Address) -> None:
@@ -118,6 +126,16 @@ class GateBox(Box):
         left = [(found.rule, found.expires_s or 0.0) for found in self.rules]
         machine.restore(left, self.local.now)
         return machine
+
+    def _stand_in(self, gate: Gate, box: TokenBox) -> StandIn:
+        """The machine, answering for all that is behind it."""
+        settings, key = self.settings, self.signing_key
+        context = HostContext(key, self.entropy, self.name, lifetime_s=settings.lifetime_s)
+        answering = Answering(Names({}), Policy(default=PolicyAction.ALLOW), settings.legacy)
+        most = Quota(settings.connections_max, settings.connections_per_network_max)
+        host = Host(context, answering, FrontDoor(box, settings.budget), most)
+        everywhere = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+        return StandIn(gate, box, [Served("inside", everywhere, host)])
 
     @property
     def taken(self) -> int:

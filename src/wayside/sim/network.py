@@ -23,7 +23,7 @@ from .wire import destination_of, packet_of, too_big
 
 HOSTS_PER_LINK_MAX = 250
 
-_REAL = {4: IPv4Network("10.0.0.0/8"), 6: IPv6Network("fd00::/32")}
+_REAL = {4: IPv4Network("10.0.0.0/8"), 6: IPv6Network("fd00::/16")}
 """Where the addresses of interfaces are from."""
 
 

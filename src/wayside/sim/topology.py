@@ -11,13 +11,14 @@ lifetimes, delays, hosts without an agent, a client with a second way into the n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from ipaddress import ip_network
 from random import Random
 
 from wayside.core.address import Transport
 from wayside.core.admission import Budget
 from wayside.core.host import Offered
-from wayside.core.identity import PeerIdentity
+from wayside.core.identity import Leave, PeerIdentity
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.way import Relaying
 
@@ -232,6 +233,7 @@ class Builder:
             connections_max=300,
             connections_per_network_max=150,
             budget=self._budget(),
+            legacy=dict(SERVICES) if self.spec.more.legacy and name == "g2" else {},
         )
         return GateBox(self.network, name, self.watch, settings)
 
@@ -291,6 +293,9 @@ class Builder:
         settings = replace(self._settings(virtual=True), services=dict(SERVICES), steering=steering)
         host = self._host(f"s{number + 1}", settings)
         self.network.connect(site, host, self._conditions())
+        if self.spec.more.legacy:
+            host.honest = False
+            host.kill()
         if abroad is not site and ("s" in self.spec.mobile or self.spec.more.paths):
             self.network.connect(abroad, host, self._conditions())
             host.interfaces[1].metric = ABROAD
@@ -299,6 +304,8 @@ class Builder:
     def _peer(self, server: HostBox) -> Peer:
         """Whom one asks for a server: its home, where it has one."""
         at = server.interfaces[0].signaling
+        if self.spec.more.legacy:
+            return Peer(PeerIdentity(_nobody(server), leave=Leave(gate=True)), at)
         if self.found is not None and not (self.spec.more.consent and self.chance.random() < 0.5):
             at = self.found.interfaces[0].signaling
         return Peer(PeerIdentity(server.key), at)
@@ -326,8 +333,12 @@ class Builder:
                 requests=self.chance.choice((2, 6, 20)),
                 own_ports=self._own_ports(),
             )
-            found.append(Client(host, host.durable.peers[server.key], wanted))
+            found.append(Client(host, self._known(host, server), wanted))
         return found
+
+    def _known(self, host: HostBox, server: HostBox) -> Peer:
+        key = _nobody(server) if self.spec.more.legacy else server.key
+        return host.durable.peers[key]
 
     def _own_ports(self) -> int:
         self.asked += 1
@@ -343,6 +354,11 @@ class Builder:
 def _no_shells(reason: str) -> tuple[PolicyRule, ...]:
     service = (str(REFUSED_PORT),)
     return (PolicyRule("no-shells", PolicyAction.REJECT, service=service, reason=reason),)
+
+
+def _nobody(server: HostBox) -> bytes:
+    """What stands for the key of a host without one. Spec: R-12.1."""
+    return sha256(b"wayside-legacy" + server.name.encode()).digest()
 
 
 def _nat_kind(chance: Random) -> NatKind:

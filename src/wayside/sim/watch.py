@@ -16,21 +16,24 @@ from wayside.core.gate import Gate
 from wayside.core.host import Host
 from wayside.core.rendezvous import Rendezvous
 from wayside.core.rule import Cid
+from wayside.core.stand_in import StandIn
 from wayside.kernel.memory import Verdict
 from wayside.kernel.plan import Change, InstalledRule
 
-Machine = Host | Gate | Rendezvous
+Machine = Host | Gate | Rendezvous | StandIn
 
 
 def host_of(machine: Machine | None) -> Host | None:
     """What of a machine has connections of its own."""
+    if isinstance(machine, StandIn):
+        return machine.served[0].host
     machine = machine.host if isinstance(machine, Rendezvous) else machine
     return machine if isinstance(machine, Host) else None
 
 
 def gate_of(machine: Machine | None) -> Gate | None:
     """What of a machine lets other people's connections through."""
-    machine = machine.gate if isinstance(machine, Rendezvous) else machine
+    machine = machine.gate if isinstance(machine, Rendezvous | StandIn) else machine
     return machine if isinstance(machine, Gate) else None
 
 

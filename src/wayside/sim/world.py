@@ -214,9 +214,10 @@ class World:
         movers = [*layout.clients, layout.flooder]
         movers += layout.servers if "s" in spec.mobile else []
         off_path = [one for one in (layout.rendezvous, layout.relay) if one is not None]
+        answering = [] if spec.more.legacy else layout.servers
         targets = Targets(
             list(self.network.links),
-            [box.name for box in (*layout.gates, *layout.clients, *layout.servers, *off_path)],
+            [box.name for box in (*layout.gates, *layout.clients, *answering, *off_path)],
             [gate.name for gate in layout.gates if not gate.settings.nat],
             [client.name for client in (*layout.clients, layout.flooder)],
             [host.name for host in movers],

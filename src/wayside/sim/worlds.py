@@ -15,9 +15,9 @@ class More:
 
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
-    common. `stops`: three gates in a row, and servers that say STOP. `apart`: which known fault of
-    the machines keeps it out of the turn. `paths`: hosts have two links, and links
-    die without a sign.
+    common. `stops`: three gates in a row, and servers that say STOP. `legacy`: servers know no
+    signaling, and the gate before them answers. `apart`: which known fault of the machines keeps
+    it out of the turn. `paths`: hosts have two links, and links die without a sign.
     """
 
     rendezvous: bool = False
@@ -27,6 +27,7 @@ class More:
     servers: int = 2
     own_ports: bool = False
     stops: bool = False
+    legacy: bool = False
     apart: str = ""
     paths: bool = False
 
@@ -64,6 +65,11 @@ WORLDS: dict[str, Spec] = {
     "firewall-both": Spec("a firewall near each", near_clients=True, near_servers=True),
     "reject": Spec("a firewall and hosts that say no", near_clients=True, rejects=True),
     "legacy-nat": Spec("a NAT on the path that knows no signaling", near_servers=True, nat=True),
+    "legacy": Spec(
+        "servers that know no signaling, behind a firewall that answers for them",
+        near_servers=True,
+        more=More(legacy=True),
+    ),
     "lossy": Spec(
         "links that lose, delay and reorder all the time",
         near_clients=True,
