@@ -346,5 +346,6 @@ def test_what_has_no_packets_cannot_be_stopped_at_a_gate() -> None:
     )
     (said,) = pair.s.stopping.say(connection, 60, pair.now)
     assert isinstance(said, SendDatagram)
-    event = DatagramReceived(said.data, *(pair.own[name][0] for name in "sc"), True, "outside")
+    server, client = pair.own["s"][0], pair.own["c"][0]
+    event = DatagramReceived(said.data, server, client, True, "outside")
     assert reasons(pair.tell("g1", event)) == [DropReason.UNEXPECTED]
