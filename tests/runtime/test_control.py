@@ -334,7 +334,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
         "services": [{"service": "str", "port": "int", "allow": []}],
         "dropped": {},
         "refused_total": "int",
-        **dict.fromkeys(("addresses", "registrations", "filters"), []),
+        **{key: [] for key in ("addresses", "registrations", "filters")},
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")
