@@ -103,7 +103,7 @@ def is_record(node: ast.ClassDef) -> bool:
     bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     spelt = {ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign)}
     acts = any(isinstance(part, ast.FunctionDef) for part in node.body)
-    return not acts and bool(bases & {"Struct", "TypedDict"} or "FIELDS" in spelt)
+    return not acts and bool(bases & {"Struct", "TypedDict", "Reply"} or "FIELDS" in spelt)
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:

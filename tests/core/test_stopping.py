@@ -12,7 +12,7 @@ from wayside.core.admission import FrontDoor
 from wayside.core.answerer import Offer
 from wayside.core.codec import decode_body
 from wayside.core.connection import State
-from wayside.core.effects import ChangeRules, ReportClosed, ReportRefused
+from wayside.core.effects import ChangeRules, ReportClosed, ReportRefused, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, RulesFailed, StopRequested
 from wayside.core.filters import FILTERS_PER_NETWORK_MAX, REMEMBERED_S, Filters
@@ -332,3 +332,20 @@ def test_its_terms_say_what_an_accept_says() -> None:
     said = decode_body(StopTerms, message.signed)
     assert message.hops == accept.hops
     assert (said.from_key, header.seq) == (pair.s.context.key.public, 0)
+
+
+def test_what_has_no_packets_cannot_be_stopped_at_a_gate() -> None:
+    """R-5.8.1: however well it is said."""
+    pair = Pair(1)
+    here, there = (pair.own[name][0].with_port(0) for name in "cs")
+    asked = Flow(Transport.NONE, here, there)
+    pair.open(wire=asked, local=asked)
+    connection = pair.connection("s")
+    connection.agreement = replace(
+        connection.agreement, wire=replace(asked.reversed(), transport=Transport.UDP)
+    )
+    (said,) = pair.s.stopping.say(connection, 60, pair.now)
+    assert isinstance(said, SendDatagram)
+    server, client = pair.own["s"][0], pair.own["c"][0]
+    event = DatagramReceived(said.data, server, client, True, "outside")
+    assert reasons(pair.tell("g1", event)) == [DropReason.UNEXPECTED]

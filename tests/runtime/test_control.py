@@ -327,11 +327,9 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],
-        "addresses": [],
         "dropped": {},
         "refused_total": "int",
-        "registrations": [],
-        "filters": [],
+        **{key: [] for key in ("addresses", "registrations", "filters")},
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")
