@@ -332,10 +332,8 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],
-        "addresses": [],
-        "dropped": {},
-        "refused_total": "int",
-        "registrations": [],
+        **{"addresses": [], "dropped": {}, "registrations": []},
+        **{"refused_total": "int", "tickets": "int"},
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")
