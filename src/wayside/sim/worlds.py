@@ -15,7 +15,8 @@ class More:
 
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
-    common. `apart`: which known fault of the machines keeps it out of the turn.
+    common. `flooded`: a spoofer and a flooder all the time, and little room for bare OPENs.
+    `apart`: which known fault of the machines keeps it out of the turn.
     """
 
     rendezvous: bool = False
@@ -24,6 +25,7 @@ class More:
     redirects: bool = False
     servers: int = 2
     own_ports: bool = False
+    flooded: bool = False
     apart: str = ""
 
 
@@ -103,6 +105,12 @@ WORLDS: dict[str, Spec] = {
         "a firewall that lets out by way of a relay only",
         near_clients=True,
         more=More(redirects=True),
+    ),
+    "flooded": Spec(
+        "OPENs in others' names all the time, and those with tickets among them",
+        near_clients=True,
+        near_servers=True,
+        more=More(flooded=True),
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(
