@@ -37,6 +37,7 @@ ATTACKS = (
     "spoofed source, made-up hop",
     "exhaustion",
     "stolen token or cookie",
+    "stolen, forged or old ticket",
     "reused approval",
     "forged or old registration",
     "stolen invitation",

@@ -36,3 +36,20 @@ def test_a_gate_that_neither_stops_nor_rewrites_has_neither_hooks_nor_maps_for_i
     assert set(needed) == {"blocked4", "blocked6", *GATE_MAPS}
     assert "hook prerouting priority -310" in needed["blocked6"].first
     assert "hook postrouting" in needed["renewed4to"].first
+
+
+def test_a_gate_has_a_lane_for_bare_opens_one_for_shown_ones_and_one_for_the_rest() -> None:
+    """R-7.9: in both families, whoever it is addressed to; the order is that of the rules."""
+    text = gate_skeleton(["in0"], ["out0"], 120.0, 4747).then
+    for family, here in ((4, "127.0.0.1"), (6, "[::1]")):
+        ip = "ip" if family == 4 else "ip6"
+        lanes = [line for line in text.splitlines() if f"lanes{family} meta" in line]
+        ways = [line for line in lanes if "tproxy" in line]
+        assert [line.split("tproxy ")[1] for line in ways] == [
+            *(f"{ip} to {here}:{port} accept" for port in (4748, 4749, 4750)),
+            f"{ip} to :4747 accept",
+        ]
+        assert ["0x0101" in line for line in ways] == [True, False, False, False]
+        assert ["0x0100" in line for line in ways] == [False, True, True, False]
+        assert sum("limit rate over" in line and line.endswith("drop") for line in lanes) == 3
+        assert text.count(f"goto lanes{family}") == 2

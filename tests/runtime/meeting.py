@@ -57,7 +57,7 @@ class QuietHelper:
         self.setups.append(setup)
 
     async def open_sockets(self, role: str, port: int) -> GateSockets:
-        return GateSockets(*(sock for _ in range(4) for sock in open_signaling(0).values()))
+        return GateSockets(*(sock for _ in range(5) for sock in open_signaling(0).values()))
 
     async def rules(self) -> list[InstalledRule]:
         return []

@@ -327,9 +327,14 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],
+<<<<<<< HEAD
         "dropped": {},
         "refused_total": "int",
         **{key: [] for key in ("addresses", "registrations", "filters")},
+=======
+        **{"addresses": [], "dropped": {}, "registrations": []},
+        **{"refused_total": "int", "tickets": "int"},
+>>>>>>> work-tickets
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")

@@ -11,6 +11,7 @@ import pytest
 
 from wayside.sim.faults import Fault, Kind
 from wayside.sim.trace import DatagramWords, Note
+from wayside.sim.watch import gate_of
 from wayside.sim.world import World, world_of
 from wayside.sim.worlds import IN_TURN
 
@@ -55,6 +56,18 @@ def test_every_world_is_well_for_some_seeds(name: str) -> None:
     results = [World(name, seed).run() for seed in range(40, 44)]
     assert [(r.seed, r.check, r.why) for r in results if not r.ok] == []
     assert sum(result.answers for result in results) > 0
+
+
+def test_in_a_flooded_world_tickets_let_in_who_was_there_before() -> None:
+    """R-7.8: and all that is promised elsewhere holds there."""
+    shown = 0
+    for seed in range(60, 63):
+        world = World("flooded", seed)
+        result = world.run()
+        assert result.ok, result.why
+        machines = [gate_of(gate.machine) for gate in world.layout.gates]
+        shown += sum(machine.ticketed for machine in machines if machine is not None)
+    assert shown > 10
 
 
 def test_seeds_without_a_world_take_each_in_turn() -> None:

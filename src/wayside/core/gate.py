@@ -84,6 +84,7 @@ class Gate:
         self.forwarding = Forwarding(context, box)
         self._door = door
         self._box = box
+        box.tickets.epoch_s = context.epoch_s
         self.table = Passages(quota)
         self.filters = Filters(context)
         self._since = 0.0

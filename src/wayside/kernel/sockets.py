@@ -48,10 +48,12 @@ def open_host_sockets(port: int) -> dict[str, socket.socket]:
 
 def open_gate_sockets(port: int) -> dict[str, socket.socket]:
     """A gate's sockets by name, none of them blocking. Raises KernelError."""
-    return _open_all(
+    opened = _open_all(
         {
-            "signaling_v4": lambda: _signaling(socket.AF_INET, port, transparent=True),
-            "signaling_v6": lambda: _signaling(socket.AF_INET6, port, transparent=True),
+            "signaling_v4": lambda: _signaling(socket.AF_INET, port, transparent=True, reuse=True),
+            "signaling_v6": lambda: _signaling(socket.AF_INET6, port, transparent=True, reuse=True),
+            "aside_v4": lambda: _lane(4, port, reuse=True),
+            "aside_v6": lambda: _lane(6, port, reuse=True),
             "shown_v4": lambda: _lane(4, port + PORTS["shown"]),
             "shown_v6": lambda: _lane(6, port + PORTS["shown"]),
             "again_v4": lambda: _lane(4, port + PORTS["again"]),
@@ -60,6 +62,9 @@ def open_gate_sockets(port: int) -> dict[str, socket.socket]:
             "bare_v6": lambda: _lane(6, port + PORTS["bare"]),
         }
     )
+    for name in ("signaling_v4", "signaling_v6", "aside_v4", "aside_v6"):
+        opened[name].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # nobody else may
+    return opened
 
 
 def _open_all(openers: dict[str, Callable[[], socket.socket]]) -> dict[str, socket.socket]:
@@ -83,15 +88,19 @@ def _hint(error: OSError) -> str:
     return "wayside doctor checks what this kernel has to offer"
 
 
-def _lane(version: int, port: int) -> socket.socket:
+def _lane(version: int, port: int, reuse: bool = False) -> socket.socket:
     """A gate's further socket, for what the kernel picks out (lanes.py)."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    return _signaling(family, port, transparent=True, host=LOOPBACK[version])
+    return _signaling(family, port, transparent=True, host=LOOPBACK[version], reuse=reuse)
 
 
-def _signaling(family: int, port: int, transparent: bool, host: str = "") -> socket.socket:
+def _signaling(
+    family: int, port: int, transparent: bool, host: str = "", reuse: bool = False
+) -> socket.socket:
+    """`reuse`: two of ours have the port, one of them on loopback, to send by."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
         if family == socket.AF_INET6:
             level = socket.IPPROTO_IPV6
             sock.setsockopt(level, socket.IPV6_V6ONLY, 1)

@@ -143,7 +143,8 @@ class BoxDaemon:
             _log.info("recovered from the kernel", connections=found)
         by_family = {4: sockets.signaling_v4, 6: sockets.signaling_v6}
         self.driver = Driver(self.machine, self._helper, by_family, self.log, self.perform)
-        self.driver.start(self._on_received, sockets.lanes)
+        asides = {4: sockets.aside_v4, 6: sockets.aside_v6}
+        self.driver.start(self._on_received, sockets.lanes, asides)
         self.log.write("daemon.ready")
 
     async def stop(self) -> None:

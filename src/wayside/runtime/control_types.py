@@ -201,19 +201,23 @@ class ServiceRecord(msgspec.Struct, kw_only=True, frozen=True):
     allow: list[str] = []
 
 
-class StatusReply(Reply, kw_only=True, frozen=True):
-    """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
-
-    `addresses`: a host's own virtual addresses; `registrations`: with whom it registers;
-    `filters`: what a gate drops for those who said STOP;
-    `tickets`: boxes that a host has one of; at a box, OPENs that were let in by one.
-    """
+class DaemonReply(Reply, kw_only=True, frozen=True):
+    """Who answers, and for how long it has been there."""
 
     role: Literal["host", "gate", "rendezvous"]
     name: str
     key: str
     pid: int
     uptime_s: float
+
+
+class StatusReply(DaemonReply, kw_only=True, frozen=True):
+    """What a daemon is and holds. `dropped`: datagrams by named reason since the start.
+
+    `addresses`: a host's own virtual addresses; `registrations`: with whom it registers.
+    `tickets`: boxes that a host has one of; at a box, OPENs that were let in by one.
+    """
+
     connections_total: int
     connections: list[ConnectionRecord]
     addresses: list[str] = []

@@ -30,7 +30,7 @@ from wayside.core.effects import (
     side_by_side,
 )
 from wayside.core.events import ClockSet, Event, RuleRead, RulesFailed, TimePassed
-from wayside.core.messages import MESSAGES
+from wayside.core.messages import MESSAGES, Challenge, Reject
 from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 
@@ -39,6 +39,9 @@ from .udp import READS_A_WAKEUP, Received, read_datagrams, send
 
 CLOCK_CHECK_S = 30.0
 """How often the wall clock is compared with the monotonic one; NTP steps are rare."""
+
+ASIDE = (Challenge.TYPE, Reject.TYPE)
+"""What a box says to who may not be there at all."""
 
 CROWDED = 2
 """So many full reads in a row: more comes in at a socket than we get done."""
@@ -86,8 +89,8 @@ class Driver:
         self._machine = machine
         self._rules = rules
         self._sockets = sockets
-        self._read_from: tuple[socket.socket, ...] = ()
-        self._full: Counter[socket.socket] = Counter()
+        self._asides = sockets
+        self._full: dict[socket.socket, int] = {}
         self._log = log
         self._perform_other = perform_other
         self._asked: set[asyncio.Future[Any]] = set()
@@ -96,23 +99,30 @@ class Driver:
         self._clock: asyncio.TimerHandle | None = None
 
     def start(
-        self, on_received: Callable[[Received], None], lanes: Sequence[socket.socket] = ()
+        self,
+        on_received: Callable[[Received], None],
+        lanes: Sequence[socket.socket] = (),
+        asides: dict[int, socket.socket] | None = None,
     ) -> None:
         """Set the machine's clock and read the sockets from now on; `lanes`: others, to read only.
 
-        Each has its turn at every wake-up: a full one takes nothing from the others.
+        Each has its turn at every wake-up: a full one takes nothing from the others. `asides`: by
+        family, to send by what answers strangers.
         """
         self._set_clock()
-        self._read_from = (*self._sockets.values(), *lanes)
+        self._asides = asides or self._sockets
+        self._full = dict.fromkeys((*self._sockets.values(), *lanes), 0)
         loop = asyncio.get_running_loop()
-        for sock in self._read_from:
+        for sock in self._full:
             loop.add_reader(sock, self._read, sock, on_received)
 
     def stop(self) -> None:
         """Read no more; close the signaling sockets."""
         loop = asyncio.get_running_loop()
-        for sock in self._read_from:
+        for sock in self._full:
             loop.remove_reader(sock)
+            sock.close()
+        for sock in self._asides.values():
             sock.close()
         if self._clock is not None:
             self._clock.cancel()
@@ -159,7 +169,8 @@ class Driver:
             on_received(received)
 
     def _send(self, effect: SendDatagram) -> None:
-        send(self._sockets, effect.data, effect.destination, effect.source)
+        sockets = self._asides if effect.data[4] in ASIDE else self._sockets
+        send(sockets, effect.data, effect.destination, effect.source)
         self._log_datagram("datagram.sent", effect.data, effect.destination)
 
     def _change(self, together: list[ChangeRules], rest: list[Effect]) -> None:

@@ -65,8 +65,14 @@ class SignalingSockets:
 
 @dataclass(frozen=True, slots=True)
 class GateSockets(SignalingSockets):
-    """What a gate gets: three more for each family, read only, for OPENs (kernel/lanes.py)."""
+    """What a gate gets: three more for each family, read only, for OPENs (kernel/lanes.py).
 
+    And one, `aside`, to send by what answers strangers: what waits there for a neighbour that does
+    not exist takes no room from anything else.
+    """
+
+    aside_v4: socket.socket
+    aside_v6: socket.socket
     shown_v4: socket.socket
     shown_v6: socket.socket
     again_v4: socket.socket

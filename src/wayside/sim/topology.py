@@ -220,6 +220,8 @@ class Builder:
 
     def _budget(self) -> Budget:
         """Mostly as daemons have it; sometimes so little that strangers are challenged."""
+        if self.spec.more.flooded:
+            return Budget(500, 5, 50)
         return Budget(500, 5) if self.chance.random() < 0.2 else Budget()
 
     def _gate(self, name: str) -> GateBox:

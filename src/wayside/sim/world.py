@@ -24,7 +24,7 @@ from .beliefs import LeftoverCheck, OutcomeRecord, RequestCheck, TupleCheck
 from .chance import Chance
 from .checks import AuthenticationCheck, LifetimeCheck
 from .clock import Clock, Endless
-from .faults import Fault, Targets, draw
+from .faults import Fault, Kind, Targets, draw
 from .gate import GateBox
 from .host import HostBox
 from .memory import remembering
@@ -47,6 +47,10 @@ UP_S_MAX = 45.0
 then it tries again, and a packet that was lost on the way may cost it once more as much."""
 
 PROBES_A_S = 3.0
+
+FLOOD_FROM_S = 2.0
+SPOOFED_PER_S, FLOODED_PER_S = 15.0, 6.0
+"""In a flooded world: four times as many OPENs as a gate there checks of those that show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +227,17 @@ class World:
             [host.name for host in movers],
             [one.name for one in off_path if one is layout.rendezvous],
         )
-        return draw(chance, targets, chance.randint(0, spec.faults), self.quiet_at)
+        found = draw(chance, targets, chance.randint(0, spec.faults), self.quiet_at)
+        return (*self._flood(), *found) if spec.more.flooded else found
+
+    def _flood(self) -> tuple[Fault, Fault]:
+        """Somebody asks in a client's name, somebody for too much, until there is peace."""
+        lasts_s = round(self.quiet_at - FLOOD_FROM_S, 3)
+        victim = self.layout.clients[0].name
+        return (
+            Fault(Kind.SPOOF, FLOOD_FROM_S, lasts_s, victim, SPOOFED_PER_S),
+            Fault(Kind.FLOOD, FLOOD_FROM_S, lasts_s, "world", FLOODED_PER_S),
+        )
 
     def _beginning(self, fault: Fault) -> Callable[[], None]:
         return lambda: self._told(fault, "begins", self.mishaps.begin)

@@ -15,9 +15,14 @@ class More:
 
     `hides`: and are known to nobody else; `consent`: servers want its approval. `redirects`: by way
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
+<<<<<<< HEAD
     common. `stops`: three gates in a row, and servers that say STOP. `legacy`: servers know no
     signaling, and the gate before them answers. `apart`: which known fault of the machines keeps
     it out of the turn. `paths`: hosts have two links, and links die without a sign.
+=======
+    common. `flooded`: a spoofer and a flooder all the time, and little room for bare OPENs.
+    `apart`: which known fault of the machines keeps it out of the turn.
+>>>>>>> work-tickets
     """
 
     rendezvous: bool = False
@@ -26,8 +31,12 @@ class More:
     redirects: bool = False
     servers: int = 2
     own_ports: bool = False
+<<<<<<< HEAD
     stops: bool = False
     legacy: bool = False
+=======
+    flooded: bool = False
+>>>>>>> work-tickets
     apart: str = ""
     paths: bool = False
 
@@ -114,11 +123,19 @@ WORLDS: dict[str, Spec] = {
         near_clients=True,
         more=More(redirects=True),
     ),
+<<<<<<< HEAD
     "multihoming": Spec(
         "hosts with two links, a firewall before most, and links that die without a sign",
         near_clients=True,
         near_servers=True,
         more=More(paths=True),
+=======
+    "flooded": Spec(
+        "OPENs in others' names all the time, and those with tickets among them",
+        near_clients=True,
+        near_servers=True,
+        more=More(flooded=True),
+>>>>>>> work-tickets
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(
