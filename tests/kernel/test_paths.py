@@ -155,8 +155,9 @@ def test_the_end_with_the_greater_key_tries_others_later() -> None:
     for world in (first, second):
         world.known()
         world.starve(0.5)
+        assert world.asked[2][1] == C2
     began = [next(at for at, own, _ in world.asked if own != C1) for world in (first, second)]
-    assert began[1] - began[0] > constants.TURN_S - 2 * constants.FAST_S
+    assert began[1] > began[0]
 
 
 def test_a_path_that_answers_is_taken_and_kernels_choice_no_longer_counts() -> None:

@@ -288,20 +288,8 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
         connections=[connection],
         services=[ServiceRecord(service="s", port=1)],
     )
-    why = WhyReply(
-        refusals=[
-            RefusalRecord(
-                age_s=1.0,
-                target="t",
-                service="s",
-                transport="tcp",
-                by="g",
-                rule="r",
-                reason="why",
-                code="WS-3001",
-            )
-        ]
-    )
+    said = {"target": "t", "service": "s", "transport": "tcp", "by": "g", "rule": "r"}
+    why = WhyReply(refusals=[RefusalRecord(age_s=1.0, reason="why", code="WS-3001", **said)])
     assert shape(status) == {
         "v": "int",
         "ok": "bool",
@@ -329,6 +317,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "hidden": "bool",
                 "moves": "int",
                 "gap_ms": "NoneType",
+                "alternatives": [],
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],

@@ -44,8 +44,9 @@ ASKS = 2
 TRY_S, TRY_MAX_S = 0.3, 5.0
 """An OPEN is repeated after 0.25 s. The whole round of paths then begins anew, more slowly."""
 
-TURN_S = 0.1
-"""Who has the greater key waits so much longer, or both ends would move at once."""
+TURN_S, TURN_TRIPS = 0.03, 1.5
+"""Who has the greater key waits so much longer, in round trips if those are longer, or both ends
+would move at once; each has then asked the gates about a path that neither of them has taken."""
 
 RETURN_S, RETURN_MAX_S = 30.0, 600.0
 """After so long the path that was left is tried again; twice as long each time that it is dead."""
@@ -107,6 +108,11 @@ class _Trip:
         if self.smooth_s is None:
             return UNKNOWN_S
         return min(WAIT_MAX_S, max(ANSWER_S, self.smooth_s + 4 * self.varies_s))
+
+    @property
+    def turn_s(self) -> float:
+        """How much longer it waits whose turn comes second."""
+        return max(TURN_S, TURN_TRIPS * (self.smooth_s or 0.0))
 
     @property
     def try_s(self) -> float:
@@ -344,7 +350,8 @@ class Paths:
         connection = known[state.asked]
         if state.asks < ASKS or state.tries == 0:
             mine = self._key < connection.agreement.peer.key
-            wait_s = state.trip.wait_s + (0.0 if mine or state.asks < ASKS else TURN_S)
+            turn_s = 0.0 if mine or state.asks < ASKS else state.trip.turn_s
+            wait_s = state.trip.wait_s + turn_s
             if now - state.asked_at < wait_s:
                 return None
             if state.asks < ASKS:
