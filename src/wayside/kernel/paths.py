@@ -55,6 +55,9 @@ LOOKED_AT_A_PATH, LOOKED_AT = 2, 32
 FOLLOW_A_LOOK = 32
 """Connections that follow to another path in one look: each takes an OPEN, 0.2 ms."""
 
+QUIET_S = 1.0
+"""While somebody moves nothing is asked about paths: a move sees to itself."""
+
 BUSY_S = 2.0
 
 
@@ -173,12 +176,14 @@ class Paths:
         self._chosen: dict[IP, IP] = {}
         self._following: deque[Trial] = deque()
         self._turn = 0
+        self._quiet_until = 0.0
 
     # --- where this host is ---
 
-    def settle(self, own: Sequence[Address]) -> None:
+    def settle(self, own: Sequence[Address], now: float) -> None:
         """These are the addresses of this host, best first, with the port where each is asked."""
         before, self._own = self._own, tuple(own)
+        self._quiet_until = now + QUIET_S
         here: set[IP] = {one.ip for one in own}
         if [_first(before, family) for family in (4, 6)] != [_first(own, f) for f in (4, 6)]:
             here = set()  # somebody prefers another link now: that counts, not what was chosen
@@ -248,6 +253,9 @@ class Paths:
         If that is another one, because of us, all others of the path that was left follow.
         """
         cid, at = connection.agreement.cid, _path_of(connection.agreement.wire)
+        new = self._states.setdefault(at, _State())
+        if cid not in new.counts:
+            new.rests_until = max(new.rests_until, now + QUIET_S)
         for path, state in list(self._states.items()):
             if state.trip.timed == cid and path == at:
                 state.trip.took(now - state.asked_at)
@@ -330,7 +338,7 @@ class Paths:
         self, path: Path, state: _State, known: Mapping[Cid, Connection], heard: bool, now: float
     ) -> Trial | None:
         """What is to be asked about a path now."""
-        if now < state.rests_until:
+        if now < max(state.rests_until, self._quiet_until):
             return None
         unknown = state.trip.smooth_s is None and (
             state.trip.timed is None or now > state.asked_at + TRY_MAX_S
