@@ -288,20 +288,8 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
         connections=[connection],
         services=[ServiceRecord(service="s", port=1)],
     )
-    why = WhyReply(
-        refusals=[
-            RefusalRecord(
-                age_s=1.0,
-                target="t",
-                service="s",
-                transport="tcp",
-                by="g",
-                rule="r",
-                reason="why",
-                code="WS-3001",
-            )
-        ]
-    )
+    said = {"target": "t", "service": "s", "transport": "tcp", "by": "g", "rule": "r"}
+    why = WhyReply(refusals=[RefusalRecord(age_s=1.0, reason="why", code="WS-3001", **said)])
     assert shape(status) == {
         "v": "int",
         "ok": "bool",
@@ -324,17 +312,12 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "moves": "int",
                 "gap_ms": "NoneType",
                 "stands": "str",
+                "alternatives": [],
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],
-<<<<<<< HEAD
-        "dropped": {},
-        "refused_total": "int",
         **{key: [] for key in ("addresses", "registrations", "filters")},
-=======
-        **{"addresses": [], "dropped": {}, "registrations": []},
-        **{"refused_total": "int", "tickets": "int"},
->>>>>>> work-tickets
+        **{"dropped": {}, "refused_total": "int", "tickets": "int"},
     }
     assert shape(why)["refusals"] == [
         dict.fromkeys(["target", "service", "transport", "by", "rule"], "str")

@@ -131,6 +131,7 @@ def test_what_is_decided_is_asked_of_the_machine_by_cid_and_path(world: World) -
     async def go() -> None:
         keeper = world.keeper()
         await keeper._read(None)
+        keeper.paths.settle(world.host.context.own, -1000.0)  # long ago
         await keeper._look()
         world.packets += 1
         await keeper._look()

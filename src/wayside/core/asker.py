@@ -290,7 +290,7 @@ class Asker(Yielding):
             return []
         if self._moves(attempt):
             return self._move(replace(wire, source=attempt.wire.source), now)
-        attempt.message = None
+        attempt.message, attempt.hash = None, b""  # an ACCEPT of it would take us back
         self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
         if self.PARITY == 0:
             self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)

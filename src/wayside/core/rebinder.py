@@ -19,6 +19,9 @@ from .events import OpenRequested
 from .opening import is_sound
 from .timers import Timer
 
+MOVING_TRIES = 3
+"""ACCEPTs without a CONFIRM, 0.75 s: then it does not move any more, or is not heard."""
+
 
 class Rebinder(Asker):
     """What an end does that has more than one path."""
@@ -46,6 +49,10 @@ class Rebinder(Asker):
         )
         pinned = about.local == wire and wire.transport.protocol != 0
         moving = self.attempt is not None and self._moves(self.attempt)
+        offer = self.offer
+        asked = offer is not None and not offer.confirmed and offer.wire != wire
+        if offer is not None and asked and offer.tries < MOVING_TRIES:
+            return []  # the other end moves: what we ask now would be about where it was
         if self.hider or moving or (pinned and path != wire) or not is_sound(path):
             return []
         towards = self.towards if path.destination == wire.destination else event.signaling

@@ -44,8 +44,9 @@ ASKS = 2
 TRY_S, TRY_MAX_S = 0.3, 5.0
 """An OPEN is repeated after 0.25 s. The whole round of paths then begins anew, more slowly."""
 
-TURN_S = 0.1
-"""Who has the greater key waits so much longer, or both ends would move at once."""
+TURN_S, TURN_TRIPS = 0.03, 1.5
+"""Who has the greater key waits so much longer, in round trips if those are longer, or both ends
+would move at once; each has then asked the gates about a path that neither of them has taken."""
 
 RETURN_S, RETURN_MAX_S = 30.0, 600.0
 """After so long the path that was left is tried again; twice as long each time that it is dead."""
@@ -53,6 +54,9 @@ RETURN_S, RETURN_MAX_S = 30.0, 600.0
 LOOKED_AT_A_PATH, LOOKED_AT = 2, 32
 FOLLOW_A_LOOK = 32
 """Connections that follow to another path in one look: each takes an OPEN, 0.2 ms."""
+
+QUIET_S = 1.0
+"""While somebody moves nothing is asked about paths: a move sees to itself."""
 
 BUSY_S = 2.0
 
@@ -107,6 +111,11 @@ class _Trip:
         if self.smooth_s is None:
             return UNKNOWN_S
         return min(WAIT_MAX_S, max(ANSWER_S, self.smooth_s + 4 * self.varies_s))
+
+    @property
+    def turn_s(self) -> float:
+        """How much longer it waits whose turn comes second."""
+        return max(TURN_S, TURN_TRIPS * (self.smooth_s or 0.0))
 
     @property
     def try_s(self) -> float:
@@ -167,12 +176,14 @@ class Paths:
         self._chosen: dict[IP, IP] = {}
         self._following: deque[Trial] = deque()
         self._turn = 0
+        self._quiet_until = 0.0
 
     # --- where this host is ---
 
-    def settle(self, own: Sequence[Address]) -> None:
+    def settle(self, own: Sequence[Address], now: float) -> None:
         """These are the addresses of this host, best first, with the port where each is asked."""
         before, self._own = self._own, tuple(own)
+        self._quiet_until = now + QUIET_S
         here: set[IP] = {one.ip for one in own}
         if [_first(before, family) for family in (4, 6)] != [_first(own, f) for f in (4, 6)]:
             here = set()  # somebody prefers another link now: that counts, not what was chosen
@@ -242,6 +253,9 @@ class Paths:
         If that is another one, because of us, all others of the path that was left follow.
         """
         cid, at = connection.agreement.cid, _path_of(connection.agreement.wire)
+        new = self._states.setdefault(at, _State())
+        if cid not in new.counts:
+            new.rests_until = max(new.rests_until, now + QUIET_S)
         for path, state in list(self._states.items()):
             if state.trip.timed == cid and path == at:
                 state.trip.took(now - state.asked_at)
@@ -324,7 +338,7 @@ class Paths:
         self, path: Path, state: _State, known: Mapping[Cid, Connection], heard: bool, now: float
     ) -> Trial | None:
         """What is to be asked about a path now."""
-        if now < state.rests_until:
+        if now < max(state.rests_until, self._quiet_until):
             return None
         unknown = state.trip.smooth_s is None and (
             state.trip.timed is None or now > state.asked_at + TRY_MAX_S
@@ -344,7 +358,8 @@ class Paths:
         connection = known[state.asked]
         if state.asks < ASKS or state.tries == 0:
             mine = self._key < connection.agreement.peer.key
-            wait_s = state.trip.wait_s + (0.0 if mine or state.asks < ASKS else TURN_S)
+            turn_s = 0.0 if mine or state.asks < ASKS else state.trip.turn_s
+            wait_s = state.trip.wait_s + turn_s
             if now - state.asked_at < wait_s:
                 return None
             if state.asks < ASKS:

@@ -132,7 +132,7 @@ class PathKeeper:
         except KernelError as error:
             _log.warning("other paths are not used", why=str(error))
             return
-        self.paths.settle(own)
+        self.paths.settle(own, time.monotonic())
         self._deliver(SourcesChanged({}, own))
         self._on_settled()
 

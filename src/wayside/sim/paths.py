@@ -47,7 +47,7 @@ class PathKeeper:
         up = sorted((one for one in host.interfaces if one.up), key=lambda one: one.metric)
         own = tuple(one.signaling for one in up)
         if host.host is not None and own != host.host.context.own:
-            self.paths.settle(own)
+            self.paths.settle(own, host.local.now)
             self._driver.deliver(SourcesChanged({}, own))
 
     def opened(self, report: ReportOpened) -> None:
