@@ -28,6 +28,7 @@ from .gate_config import GateConfig
 from .helper_client import Helper
 from .local_addresses import is_own
 from .policy_file import load_policy
+from .secret import shared_secret
 
 
 class GateDaemon(BoxDaemon):
@@ -44,7 +45,8 @@ class GateDaemon(BoxDaemon):
         sides: dict[int, str],
     ) -> None:
         self._settings = config
-        box = TokenBox(key.public, secret, os.urandom)
+        shared = shared_secret(config.paths.state)
+        box = TokenBox(key.public, secret, os.urandom, shared)
         context = context_of(config, key, self.load_policy(), config.box, config.relays)
         quota = Quota(CONNECTIONS_MAX, CONNECTIONS_PER_NETWORK_MAX)
         super().__init__(config, Gate(context, FrontDoor(box, Budget()), box, quota), helper, sides)

@@ -49,7 +49,7 @@ PROBES_A_S = 3.0
 
 FLOOD_FROM_S = 2.0
 SPOOFED_PER_S, FLOODED_PER_S = 15.0, 6.0
-"""In a flooded world: four times as many OPENs as a gate there checks of those that show nothing."""
+"""In a flooded world: four times as many OPENs as a gate there checks of bare ones."""
 
 
 @dataclass(frozen=True, slots=True)
