@@ -85,7 +85,7 @@ class Bench:
         program = self.out / name
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
         if compiler is None:
-            raise RuntimeError("hint: apt install gcc (64-byte packets need a sender in C)")
+            raise RuntimeError("hint: apt install gcc (what sends that fast is in C)")
         words = (compiler, "-O2", "-Wall", "-o", str(program), str(HERE / f"{name}.c"))
         subprocess.run(words, check=True, timeout=30)
         return program

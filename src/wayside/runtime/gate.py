@@ -35,6 +35,7 @@ from .helper_client import Helper
 from .legacy import stand_in
 from .local_addresses import is_own
 from .policy_file import load_policy
+from .secret import shared_secret
 
 ANSWERED_HERE = "answered here, in the place of a host that cannot"
 
@@ -53,7 +54,8 @@ class GateDaemon(BoxDaemon):
         sides: dict[int, str],
     ) -> None:
         self._settings = config
-        box = TokenBox(key.public, secret, os.urandom)
+        shared = shared_secret(config.paths.state)
+        box = TokenBox(key.public, secret, os.urandom, shared)
         context = context_of(config, key, self.load_policy(), config.box, config.relays)
         quota = Quota(CONNECTIONS_MAX, CONNECTIONS_PER_NETWORK_MAX)
         gate = Gate(context, FrontDoor(box, Budget()), box, quota)

@@ -61,6 +61,7 @@ from .locations import LocationStore, LocationStoreUnavailable
 from .locations_sqlite import SqliteLocations
 from .policy_file import load_policy
 from .rendezvous_config import RendezvousConfig
+from .secret import shared_secret
 from .whereabouts import Whereabouts, may_find
 
 QUESTIONS_MAX = 4096
@@ -94,7 +95,8 @@ class RendezvousDaemon(BoxDaemon):
         self._questions: set[asyncio.Task[None]] = set()
         self._late: OrderedDict[Question, tuple[float, Answer]] = OrderedDict()
         context = context_of(config, key, self.load_policy(), Box(relay=Relaying()), config.relays)
-        tokens = TokenBox(key.public, secret, os.urandom)
+        shared = shared_secret(config.paths.state)
+        tokens = TokenBox(key.public, secret, os.urandom, shared)
         door = FrontDoor(tokens, Budget())
         quota = Quota(CONNECTIONS_MAX, CONNECTIONS_PER_NETWORK_MAX)
         gate = Gate(context, door, tokens, quota)
