@@ -19,15 +19,10 @@ def test_every_check_of_a_scenario_is_ok(name: str, family: int, tmp_path: Path)
     assert result.ok, [check for check in result.checks if not check.ok]
     words = Path(result.ladder).with_suffix(".txt").read_text()
     assert "OPEN" in words
-
-
-def test_the_table_in_the_readme_is_what_the_lab_finds(tmp_path: Path) -> None:
-    """Of every gate, NAT and peer: what works, and what `status` says."""
-    result = runner.run("legacy", 4, tmp_path)
-    told = README.read_text().partition("<!-- legacy: begin -->\n")[2]
-    assert told.partition("<!-- legacy: end -->")[0] == (
-        Path(result.ladder).with_name("table.txt").read_text()
-    )
+    if (name, family) == ("legacy", 4):  # of every gate, NAT and peer: what works, and what is said
+        told = README.read_text().partition("<!-- legacy: begin -->\n")[2]
+        found = Path(result.ladder).with_name("table.txt").read_text()
+        assert told.partition("<!-- legacy: end -->")[0] == found
 
 
 def test_the_demo_tells_only_what_is_true(

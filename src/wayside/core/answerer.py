@@ -48,7 +48,7 @@ from .timers import Timer
 from .way import Role
 
 if TYPE_CHECKING:  # which imports offers
-    from .asker import Attempt
+    from .attempt import Attempt
 
 ANSWER_WAIT_S = 0.03
 """An application on this host that answers a datagram does it in a millisecond; be generous."""

@@ -8,11 +8,12 @@ Spec: R-5.1 to R-5.3, R-5.5, R-5.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from . import constants as c
 from .address import IP, Address, Flow
 from .answerer import Offer
+from .attempt import Attempt, Counts
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import State, accept_seen, confirm_proof, connection_key
 from .crypto import (
@@ -54,7 +55,6 @@ from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redire
 from .route import hops_hash, returning
 from .saved import save
 from .timers import Timer
-from .way import Role
 from .yielding import ANOTHER_ANSWERS, GATE_ANSWERS, Yielding
 
 KEY_SHOWN = 13
@@ -65,30 +65,6 @@ CONFIRMED_S = 0.3
 
 ROOM_FOR_HOPS_BYTES = 320
 """Left free in an OPEN that carries data: two hops' records."""
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One OPEN in flight, kept after its ACCEPT to answer repetitions of that."""
-
-    seq: int
-    wire: Flow
-    """Our packets as they are to be from here on: others than now if we have moved."""
-    message: Open | None
-    """None once it was answered."""
-    secret: bytes
-    hash: bytes
-    outside: Address | None
-    """Our source behind a NAT that says nothing. Spec: R-12.5."""
-    towards: Address | None = None
-    """Where another path is tried; None: where the other end is asked as ever."""
-    carries_data: bool = False
-    redirects: int = 0
-    tries: int = 0
-    challenges: int = 0
-    proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    confirm: SendDatagram | None = None
-    """What answered the ACCEPT that was believed, and answers every other one."""
 
 
 class Asker(Yielding):
@@ -149,7 +125,7 @@ class Asker(Yielding):
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
         message = Open(signed, signature, mac=proof)
-        redirects = after.redirects if after else 0
+        redirects = after.counts.redirects if after else 0
         self.attempt = Attempt(
             seq,
             wire,
@@ -159,15 +135,10 @@ class Asker(Yielding):
             outside,
             towards,
             carries_data=carries,
-            redirects=redirects,
+            counts=Counts(redirects),
         )
         self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
         return self._repeat(now)
-
-    def _elsewhere(self, wire: Flow, outside: Address | None) -> tuple[Address, ...]:
-        """Our source behind a NAT that says nothing, and our other addresses. R-5.4.7, R-12.5."""
-        others = () if self.hider else self.host.alternatives(wire)
-        return ((outside,) if outside else ()) + others[: c.ALTERNATIVES_MAX - bool(outside)]
 
     def _outside(self) -> tuple[Address, ...]:
         """Where a host that registers is reached from outside: at its last NAT. Spec: R-10.2."""
@@ -194,11 +165,11 @@ class Asker(Yielding):
         attempt = self.attempt
         if attempt is None or attempt.message is None:
             return []
-        self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.tries)
-        attempt.tries += 1
+        self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.counts.tries)
+        attempt.counts.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
         home = self.agreement.home
-        if home is None or attempt.towards or attempt.tries <= c.TRIES_BEFORE_HOME:
+        if home is None or attempt.towards or attempt.counts.tries <= c.TRIES_BEFORE_HOME:
             return [opened]
         return [opened, replace(opened, destination=home)]
 
@@ -247,14 +218,6 @@ class Asker(Yielding):
             return []
         there = about.wire.destination
         return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
-
-    @property
-    def hider(self) -> bytes | None:
-        """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
-        if self.PARITY == 0:
-            return None
-        keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
-        return next((key for key in keys if key in self.host.redirectors), None)
 
     def follow(self, source: IP) -> list[Effect]:
         """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
@@ -419,7 +382,7 @@ class Asker(Yielding):
                 about.local,
                 self.lifetime_s,
                 refreshed=not first,
-                carried=attempt.carries_data and not attempt.challenges,
+                carried=attempt.carries_data and not attempt.counts.challenges,
                 stands=about.stands,
             )
         )
@@ -443,9 +406,12 @@ class Asker(Yielding):
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
         issuer = message.proof[: c.ISSUER_BYTES]
-        if attempt.challenges >= c.CHALLENGES_MAX or attempt.proofs.get(issuer) == message.proof:
+        if (
+            attempt.counts.challenges >= c.CHALLENGES_MAX
+            or attempt.proofs.get(issuer) == message.proof
+        ):
             return self._drop(event, DropReason.UNEXPECTED)
-        attempt.challenges += 1
+        attempt.counts.challenges += 1
         attempt.proofs[issuer] = message.proof
         for oldest in list(attempt.proofs)[: -c.PROOFS_MAX]:  # tickets came before challenges
             del attempt.proofs[oldest]
@@ -472,9 +438,10 @@ class Asker(Yielding):
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
         outside = self._learnt(terms, attempt.wire, attempt.outside)
-        if outside and attempt.message and attempt.redirects < c.REDIRECTS_MAX:
+        if outside and attempt.message and attempt.counts.redirects < c.REDIRECTS_MAX:
             approval = decode_body(OpenTerms, attempt.message.signed).approval
-            asked = replace(attempt, outside=outside, redirects=attempt.redirects + 1)
+            again = Counts(attempt.counts.redirects + 1)
+            asked = replace(attempt, outside=outside, counts=again)
             return self._ask(attempt.wire, now, approval=approval, after=asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
@@ -499,7 +466,7 @@ class Asker(Yielding):
         stands_in = self._may_stand_in(terms)
         known = not by_peer or stands_in or terms.from_key == self.agreement.peer.key
         why = "" if known else "by somebody whom this host does not let redirect it"
-        if attempt.redirects >= c.REDIRECTS_MAX:
+        if attempt.counts.redirects >= c.REDIRECTS_MAX:
             why = "and so on: this goes in circles"
         there = terms.locator.address
         if there.family != attempt.wire.family:
@@ -525,5 +492,5 @@ class Asker(Yielding):
         if not terms.relay:
             destination = Address(there.ip, wire.destination.port)
             wire = Flow(wire.transport, wire.source, destination)
-        asked = replace(attempt, redirects=attempt.redirects + 1)
+        asked = replace(attempt, counts=Counts(attempt.counts.redirects + 1))
         return self._ask(wire, now, approval=terms.approval, after=asked)

@@ -17,6 +17,7 @@ from .effects import ChangeRules, Effect, ReportOpened, ReportRefused
 from .events import DatagramReceived
 from .messages import Code, RedirectTerms, RejectTerms
 from .saved import save
+from .way import Role
 
 GATE_ANSWERS = "a gate answers in its place"
 ANOTHER_ANSWERS = "another host answers in its place"
@@ -89,3 +90,16 @@ class Yielding(Connection):
             self.timers.stop()
             return [report]
         return [report, *self._end(f"refused: {reason}", now)]
+
+    @property
+    def hider(self) -> bytes | None:
+        """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
+        if self.PARITY == 0:
+            return None
+        keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
+        return next((key for key in keys if key in self.host.redirectors), None)
+
+    def _elsewhere(self, wire: Flow, outside: Address | None) -> tuple[Address, ...]:
+        """Our source behind a NAT that says nothing, and our other addresses. R-5.4.7, R-12.5."""
+        others = () if self.hider else self.host.alternatives(wire)
+        return ((outside,) if outside else ()) + others[: c.ALTERNATIVES_MAX - bool(outside)]

@@ -224,7 +224,7 @@ class Agent:
     def _redirects(self, cid: Cid) -> int:
         connection = self.host.connections.get(cid)
         attempt = connection.attempt if isinstance(connection, Asker) else None
-        return attempt.redirects if attempt else 0
+        return attempt.counts.redirects if attempt else 0
 
     async def _watch_silence(self) -> None:
         silence = Silence(self.close)

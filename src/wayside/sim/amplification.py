@@ -112,7 +112,7 @@ class AmplificationCheck(Watcher):
                 self._free.add(account)
         if data[4:5] == bytes([Open.TYPE]):
             message = _decoded(data)
-            shown = self._said.proves(message) if isinstance(message, Open) else None
+            shown = self._said.shown.place(message) if isinstance(message, Open) else None
             if shown is not None and shown.ip == event.source.ip:
                 self._free.add(account)
         confirms = data[4:5] == bytes([Confirm.TYPE])

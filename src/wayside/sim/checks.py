@@ -212,9 +212,9 @@ class AuthenticationCheck(Watcher):
         match message:
             case Accept() if message.signed in said.signed:
                 return
-            case Confirm() if (cid, message.mac) in said.confirms:
+            case Confirm() if (cid, message.mac) in said.shown.confirms:
                 return
-            case Open() if said.proves(message) is not None:
+            case Open() if said.shown.place(message) is not None:
                 return
             case _:
                 kind = type(message).__name__.upper()

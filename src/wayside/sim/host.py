@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from wayside.core import constants as c
 from wayside.core.address import IP, Address, Flow, Transport
@@ -223,16 +224,15 @@ class HostBox(Box):
             return
         for cid in silence.look(machine, self.rules, self.local.now):
             self.close(cid, "silent for its lifetime")
-        wait_s = silence.interval_s(machine)
-        self.place.clock.after(wait_s, lambda: self._watch_silence(driver, machine, silence))
+        again = partial(self._watch_silence, driver, machine, silence)
+        self.place.clock.after(silence.interval_s(machine), again)
 
     # --- where this host is ---
 
     def addresses_changed(self) -> None:
         """The kernel has news of addresses, links or routes; the agent hears of it in a while."""
         self._moved_at = self.place.clock.now
-        wait_s = self.chance.uniform(*LOOK_AFTER_S)
-        self.place.clock.after(wait_s, self.look_around)
+        self.place.clock.after(self.chance.uniform(*LOOK_AFTER_S), self.look_around)
 
     def look_around(self) -> None:
         """Tell the machine from which address it reaches whom, where that has changed."""
@@ -251,10 +251,7 @@ class HostBox(Box):
             self.place.clock.after(0.0, self.registering.start)
 
     def _registering(self) -> Registering:
-        return Registering(self.place.clock, self._fresh, self._ask_plainly)
-
-    def _fresh(self) -> Cid:
-        return Cid(self.entropy(16))
+        return Registering(self.place.clock, lambda: Cid(self.entropy(16)), self._ask_plainly)
 
     def _ask_plainly(self, cid: Cid) -> bool:
         """Ask the rendezvous for a connection without packets."""
@@ -488,12 +485,10 @@ class HostBox(Box):
             listener(effect)
 
     def _refused(self, effect: ReportRefused) -> None:
-        found = next((flow for flow, held in self.waiting.items() if held.cid == effect.cid), None)
-        if found is None:
-            return
-        held = self.waiting.pop(found)
-        for raw in held.packets[:1]:
-            self._answer(raw, closed=effect.code == Code.NO_SERVICE)
+        found = [flow for flow, held in self.waiting.items() if held.cid == effect.cid]
+        for flow in found:
+            for raw in self.waiting.pop(flow).packets[:1]:
+                self._answer(raw, closed=effect.code == Code.NO_SERVICE)
 
 
 def _cid_of(host: Host, flow: Flow) -> Cid | None:

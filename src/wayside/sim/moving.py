@@ -63,7 +63,7 @@ class ProofCheck(Watcher):
 
     def _note(self, step: Step, header: Header, message: Confirm) -> None:
         terms = self._said.opened(header.cid, header.seq)
-        if terms is not None and (header.cid, message.mac) in self._said.confirms:
+        if terms is not None and (header.cid, message.mac) in self._said.shown.confirms:
             source = source_behind(message.hops, terms.source)
             outside = next(iter(terms.alternatives[:1]), source)
             comes = getattr(step.event, "source", source)
@@ -79,7 +79,7 @@ class ProofCheck(Watcher):
             header, message = decode(event.data)
         except DecodeError:
             return
-        shown = self._said.proves(message) if isinstance(message, Open) else None
+        shown = self._said.shown.place(message) if isinstance(message, Open) else None
         if shown is not None:
             self._proved.setdefault((step.site.name, header.cid), {})[shown] = None
 
@@ -101,7 +101,7 @@ class ProofCheck(Watcher):
         if not lasting or confirm is None or rule.owner not in self._said.asked:
             return
         header, message = confirm
-        if header.cid == rule.owner and message.proof not in self._said.proofs:
+        if header.cid == rule.owner and message.proof not in self._said.shown.proofs:
             self.fail(f"{step.site.name} keeps {rule.match} for a CONFIRM that nobody made")
 
 

@@ -95,6 +95,25 @@ class _Flows:
     crossed: dict[bytes, _Crossed] = field(default_factory=dict[bytes, _Crossed])
 
 
+@dataclass(slots=True)
+class Shown:
+    """Who has shown that it has the key of an ACCEPT, which went to where it is.
+
+    `proofs`: what CONFIRMs show to gates; `places`, by cid and seq: from where whoever believed
+    that ACCEPT sends, as its peer sees it; `vouched`, by the terms of an OPEN: which ACCEPT's key
+    is in its MAC.
+    """
+
+    confirms: set[tuple[Cid, bytes]] = field(default_factory=set[tuple[Cid, bytes]])
+    proofs: set[bytes] = field(default_factory=set[bytes])
+    places: dict[tuple[Cid, int], Address] = field(default_factory=dict[tuple[Cid, int], Address])
+    vouched: dict[bytes, tuple[Cid, int]] = field(default_factory=dict[bytes, tuple[Cid, int]])
+
+    def place(self, message: Open) -> Address | None:
+        """Where who made this OPEN has shown that it receives. Spec: R-5.4.3."""
+        return self.places.get(self.vouched.get(message.signed, (Cid(b""), -1)))
+
+
 class Said(Watcher):
     """The record, as far as it goes."""
 
@@ -104,9 +123,7 @@ class Said(Watcher):
         self.asked: dict[Cid, Asked] = {}
         self.signed: set[bytes] = set()
         self.closes: set[bytes] = set()
-        self.confirms: set[tuple[Cid, bytes]] = set()
-        self.proofs: set[bytes] = set()
-        """What CONFIRMs show to gates."""
+        self.shown = Shown()
         self.places: dict[bytes, dict[Address, None]] = {}
         """By a host's key: where it has said that it is."""
         self.approvals: dict[bytes, tuple[Cid, bytes, bytes, str]] = {}
@@ -115,10 +132,6 @@ class Said(Watcher):
         self.flows = _Flows()
         self.agreed: dict[Cid, Flow] = {}
         """The last flow that a responder agreed to, from initiator to responder."""
-        self.shown: dict[tuple[Cid, int], Address] = {}
-        """By cid and seq: from where whoever believed the ACCEPT to it sends, as its peer sees."""
-        self.vouched: dict[bytes, tuple[Cid, int]] = {}
-        """By the terms of an OPEN: which ACCEPT's key is in its MAC."""
         self._wishes: set[tuple[str, Cid, Address]] = set()
         self._opens: dict[tuple[Cid, int], OpenTerms] = {}
 
@@ -178,8 +191,8 @@ class Said(Watcher):
             case Accept():
                 self._said_accept(step, header, message, datagram.source)
             case Confirm():
-                self.confirms.add((header.cid, message.mac))
-                self.proofs.add(message.proof)
+                self.shown.confirms.add((header.cid, message.mac))
+                self.shown.proofs.add(message.proof)
                 self._said_confirm(step, header, message, datagram.source)
             case Close():
                 self.closes.add(datagram.data)
@@ -225,7 +238,7 @@ class Said(Watcher):
         self._opens[header.cid, header.seq] = terms
         host = speaks(step.machine, header.cid)
         assert host is not None
-        self.vouched[message.signed] = (header.cid, host.connections[header.cid].keys.seq)
+        self.shown.vouched[message.signed] = (header.cid, host.connections[header.cid].keys.seq)
         before = self._opens.get((header.cid, header.seq - 2))
         if header.seq % 2 or (before is not None and before.source != terms.source):
             self.flows.moved[header.cid] = None
@@ -275,11 +288,7 @@ class Said(Watcher):
         asked = self._opens.get((header.cid, header.seq))
         if asked is not None:
             source = source_behind(message.hops, asked.source)
-            self.shown.setdefault((header.cid, header.seq), source)
-
-    def proves(self, message: Open) -> Address | None:
-        """Where who made this OPEN has shown that it receives: it has the ACCEPT's key. R-5.4.3."""
-        return self.shown.get(self.vouched.get(message.signed, (Cid(b""), -1)))
+            self.shown.places.setdefault((header.cid, header.seq), source)
 
     def _translated(self, cid: Cid, flow: Flow, outside: Address) -> None:
         """What a NAT that says nothing makes of packets, as who asks has learnt it. R-12.5."""
