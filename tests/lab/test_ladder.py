@@ -147,6 +147,26 @@ def test_a_box_in_a_row_that_writes_its_log_late_is_still_the_sender() -> None:
     assert [(a.source, a.target) for a in drawn[2:]] == [(2, 1), (1, 0)]
 
 
+def test_what_boxes_send_on_unchanged_goes_the_way_of_its_open_whoever_logs_late() -> None:
+    log = Log()
+    log.carry(1, "client.lab", "gate", "OPEN", "a1")
+    log.carry(3, "gate", "server.lab", "OPEN", "a2")
+    for ms, node, event, kind in (
+        (10.0, "server.lab", "sent", "ACCEPT"),
+        (10.4, "client.lab", "received", "ACCEPT"),
+        (10.5, "gate", "sent", "ACCEPT"),
+        (10.6, "gate", "received", "ACCEPT"),
+        (20.0, "client.lab", "sent", "CONFIRM"),
+        (20.4, "server.lab", "received", "CONFIRM"),
+        (20.5, "gate", "sent", "CONFIRM"),
+        (20.6, "gate", "received", "CONFIRM"),
+    ):
+        log.add(ms, node, f"datagram.{event}", type=kind, digest=kind)
+    ways = {(a.label, a.source, a.target) for a in arrows(ladder.build(log.records))}
+    back = {("ACCEPT", 2, 1), ("ACCEPT", 1, 0)}
+    assert ways == {(kind, n, n + 1) for kind in ("OPEN", "CONFIRM") for n in (0, 1)} | back
+
+
 def test_a_lost_answer_is_drawn_back_towards_the_one_who_asked() -> None:
     log = Log()
     log.carry(0, "client.lab", "server.lab", "OPEN", "a1")
@@ -264,7 +284,7 @@ def test_of_very_many_a_picture_names_at_each_connection_who_takes_part() -> Non
     drawn = ladder.build(log.records)
     root = ElementTree.fromstring(ladder_svg.render(drawn, "many"))
     found = root.iter("{http://www.w3.org/2000/svg}text")
-    names = [t.text for t in found if t.get("class") == "name"]
+    names = [t.text or "" for t in found if t.get("class") == "name"]
     assert names[:3] == ["client.lab", "gate", "server.lab"]
     assert sorted(names[3:]) == [f"far{number}" for number in range(ladder_svg.COLUMNS_MAX)]
 

@@ -35,11 +35,12 @@ LIMIT_S = 100.0
 WIDTHS = 80, 100
 """Characters of a line, as the terminal has it: at least, and at the most."""
 
+EVERYBODY = ("laptop.lab", "guest.lab", "home", "cafe", "meet", "office", "server.lab")
 MOVING = ("laptop.lab", "cafe", "office", "server.lab")
 DYING = ("laptop.lab", "home", "cafe", "office", "server.lab")
 REFUSING = ("laptop.lab", "cafe", "meet", "office")
 FLOODING = ("guest.lab", "cafe", "meet", "office", "server.lab")
-"""Who takes part. A terminal is narrow: who only looks on is left to the whole drawing."""
+"""Who takes part, from the left. A terminal is narrow: who only looks on is left out there."""
 
 BEFORE_S, AFTER_S = 0.4, 1.0
 """What belongs to a change of ways: the laptop's first word is so much earlier than the café's."""
@@ -76,7 +77,7 @@ def main_demo(*, out: Path | None = None) -> int:
 
 def _show_ladders(folder: Path, width: int) -> None:
     """Each part in the terminal and as a picture; all connections in a picture."""
-    everything = draw(folder, "wayside demo")
+    everything = draw(folder, "wayside demo", EVERYBODY)
     records = eventlog.read(sorted(folder.glob("*.events")))
     console = Console(highlight=False)
     print("\n9. What the daemons logged of it:")

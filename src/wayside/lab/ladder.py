@@ -142,6 +142,10 @@ class Ladder:
     left_out: int = 0
 
 
+_Way = tuple[str, int, str, str]
+"""The cid and seq of an OPEN, and two nodes next to each other on its way."""
+
+
 @dataclass(slots=True)
 class _Flight:
     """A datagram between being sent and being received."""
@@ -219,33 +223,50 @@ def _match(records: list[Record]) -> list[_Flight]:
     """
     flights: list[_Flight] = []
     in_the_air: dict[str, list[_Flight]] = {}
+    ways: set[_Way] = set()
     for record in records:
         if record.event == "datagram.sent":
             flights.append(_Flight(record))
             in_the_air.setdefault(record.digest, []).append(flights[-1])
     for record in records:
         if record.event == "datagram.received":
-            flight = _flight_of(record, in_the_air.get(record.digest, []))
+            flight = _flight_of(record, in_the_air.get(record.digest, []), ways)
             if flight is None:
                 flights.append(_Flight(None, record))
             else:
                 flight.received = record
+                if flight.sent and record.type == "OPEN":
+                    ways.add((record.cid, record.seq, flight.sent.node, record.node))
     return flights
 
 
-def _flight_of(received: Record, same: list[_Flight]) -> _Flight | None:
-    """The flight of these bytes that ends with a reception. `same`: in the order of sending."""
+def _flight_of(received: Record, same: list[_Flight], ways: set[_Way]) -> _Flight | None:
+    """The flight of these bytes that ends with a reception. `same`: in the order of sending.
+
+    Rather one along the way of the OPEN that it belongs to: of boxes in a row any may log late.
+    """
+    early: list[_Flight] = []
     late: list[_Flight] = []
-    for flight in reversed(same):
+    for flight in same:
         sent = flight.sent
         if sent is None or flight.received is not None or sent.node == received.node:
             continue
         age_s = received.time - sent.time
         if 0 <= age_s < FLIGHT_S_MAX:
-            return flight
-        if -SKEW_S < age_s < 0:
+            early.append(flight)
+        elif -SKEW_S < age_s < 0:
             late.append(flight)
-    return late[-1] if late else None
+    found = early[::-1] + late
+    along = [flight for flight in found if _way_of(flight.sent, received) in ways]
+    return next(iter(along + found), None)
+
+
+def _way_of(sent: Record | None, received: Record) -> _Way:
+    """From whom to whom the OPEN went that this datagram belongs to, if this one goes its way."""
+    source, target = sent.node if sent else "", received.node
+    if received.type == "ACCEPT":
+        source, target = target, source
+    return received.cid, received.seq, source, target
 
 
 def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:

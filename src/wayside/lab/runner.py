@@ -124,9 +124,12 @@ def run(
     )
 
 
-def draw(folder: Path, title: str) -> Path:
-    """Draw the ladder of a folder's event logs as text, SVG and mermaid; the SVG's path."""
-    drawn = ladder.build(eventlog.read(sorted(folder.glob("*.events"))))
+def draw(folder: Path, title: str, order: Sequence[str] = ()) -> Path:
+    """Draw the ladder of a folder's event logs as text, SVG and mermaid; the SVG's path.
+
+    `order`: of the columns, from the left; whoever is not in it stands behind.
+    """
+    drawn = ladder.build(eventlog.read(sorted(folder.glob("*.events"))), order=order)
     (folder / "ladder.txt").write_text(ladder_text.render(drawn).plain)
     (folder / "ladder.mmd").write_text(ladder_mermaid.render(drawn))
     svg = folder / "ladder.svg"
