@@ -238,11 +238,14 @@ def test_of_many_connections_that_went_the_same_way_two_are_drawn_and_all_are_co
 def test_what_a_rendezvous_keeps_and_forgets_is_drawn_and_keys_by_their_beginning() -> None:
     log, key = Log(), "kf2u4pcltf4t2qodrwdkbwmfscjpv237tiasurfu6xh2wbbq7b4za"
     log.add(1, "meet", "location.kept", cid="", peer=key, lifetime_s=120.0)
-    log.add(9, "meet", "location.left", cid="", peer=key, lifetime_s=0)
-    found = [(m.text, m.detail) for m in marks(ladder.build(log.records))]
+    log.add(6, "meet", "location.kept", cid="", peer="another", lifetime_s=120.0)
+    log.add(500, "meet", "location.kept", cid="", peer=key, lifetime_s=120.0)
+    log.add(900, "meet", "location.left", cid="", peer=key, lifetime_s=0)
+    found = [(m.text, m.detail, m.count) for m in marks(ladder.build(log.records))]
     assert found == [
-        ("location kept, 120 s", "kf2u4pcltf4t2…"),
-        ("location forgotten", "kf2u4pcltf4t2…"),
+        ("location kept, 120 s", "kf2u4pcltf4t2…", 2),
+        ("location kept, 120 s", "another", 1),
+        ("location forgotten", "kf2u4pcltf4t2…", 1),
     ]
 
 

@@ -375,12 +375,16 @@ def _mark(record: Record, column: int, time_ms: float) -> Mark | None:
 
 
 def _together(marks: list[Mark]) -> list[Mark]:
-    """Marks of the same words, place and moment become one with a count."""
+    """Marks of the same words, place and moment become one with a count.
+
+    So do all of one host's location: it is said again and again.
+    """
     kept: list[Mark] = []
     for mark in marks:
         for position in range(len(kept) - 1, -1, -1):
             earlier = kept[position]
-            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000:
+            again = mark.text.startswith("location kept") and mark.detail == earlier.detail
+            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000 and not again:
                 continue
             if (earlier.column, earlier.text) == (mark.column, mark.text):
                 kept[position] = replace(earlier, count=earlier.count + 1)
