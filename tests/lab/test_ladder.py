@@ -156,6 +156,10 @@ def test_what_boxes_send_on_unchanged_goes_the_way_of_its_open_whoever_logs_late
         (10.4, "client.lab", "received", "ACCEPT"),
         (10.5, "gate", "sent", "ACCEPT"),
         (10.6, "gate", "received", "ACCEPT"),
+        (15.0, "server.lab", "sent", "STOP"),
+        (15.4, "client.lab", "received", "STOP"),
+        (15.5, "gate", "sent", "STOP"),
+        (15.6, "gate", "received", "STOP"),
         (20.0, "client.lab", "sent", "CONFIRM"),
         (20.4, "server.lab", "received", "CONFIRM"),
         (20.5, "gate", "sent", "CONFIRM"),
@@ -163,7 +167,7 @@ def test_what_boxes_send_on_unchanged_goes_the_way_of_its_open_whoever_logs_late
     ):
         log.add(ms, node, f"datagram.{event}", type=kind, digest=kind)
     ways = {(a.label, a.source, a.target) for a in arrows(ladder.build(log.records))}
-    back = {("ACCEPT", 2, 1), ("ACCEPT", 1, 0)}
+    back = {(kind, n + 1, n) for kind in ("ACCEPT", "STOP") for n in (0, 1)}
     assert ways == {(kind, n, n + 1) for kind in ("OPEN", "CONFIRM") for n in (0, 1)} | back
 
 

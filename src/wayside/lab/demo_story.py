@@ -55,8 +55,13 @@ class Telling:
         print(filled, flush=True)
 
     def show(self, command: str, printed: str) -> None:
-        """Show what a command printed."""
-        print(textwrap.indent(f"$ {command}\n{printed.rstrip()}", "    "), flush=True)
+        """Show what a command printed; lines that are too long go on in the next one."""
+        room = self.width - 4
+        for line in f"$ {command}\n{printed.rstrip()}".splitlines():
+            fits = (
+                [line] if len(line) <= room else textwrap.wrap(line, room, subsequent_indent="  ")
+            )
+            print(textwrap.indent("\n".join(fits), "    "), flush=True)
 
 
 @dataclass(frozen=True, slots=True)

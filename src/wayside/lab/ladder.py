@@ -264,7 +264,7 @@ def _flight_of(received: Record, same: list[_Flight], ways: set[_Way]) -> _Fligh
 def _way_of(sent: Record | None, received: Record) -> _Way:
     """From whom to whom the OPEN went that this datagram belongs to, if this one goes its way."""
     source, target = sent.node if sent else "", received.node
-    if received.type == "ACCEPT":
+    if received.type in ("ACCEPT", "STOP"):
         source, target = target, source
     return received.cid, received.seq, source, target
 

@@ -54,9 +54,10 @@ class ScenarioLine(msgspec.Struct, frozen=True, kw_only=True):
 
 def main_list(*, as_json: bool) -> int:
     """Print the scenarios; the exit code."""
+    width = max(len(name) for name in SCENARIOS)
     for name in SCENARIOS:
         line = ScenarioLine(scenario=name, summary=summary_of(name))
-        print(_json(line) if as_json else f"{line.scenario:<16} {line.summary}")
+        print(_json(line) if as_json else f"{line.scenario:<{width}}  {line.summary}")
     return 0
 
 
