@@ -46,7 +46,7 @@ def test_the_refusal_is_all_of_a_connection_that_somebody_refused() -> None:
 def test_what_is_not_so_is_said_to_be_not_so_and_remembered(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tell = Telling()
+    tell = Telling(80)
     tell.say("the sun shines", True)
     assert tell.all_true
     tell.say("the file is whole", 0, "3 of 48 MB")

@@ -147,6 +147,30 @@ def test_a_box_in_a_row_that_writes_its_log_late_is_still_the_sender() -> None:
     assert [(a.source, a.target) for a in drawn[2:]] == [(2, 1), (1, 0)]
 
 
+def test_what_boxes_send_on_unchanged_goes_the_way_of_its_open_whoever_logs_late() -> None:
+    log = Log()
+    log.carry(1, "client.lab", "gate", "OPEN", "a1")
+    log.carry(3, "gate", "server.lab", "OPEN", "a2")
+    for ms, node, event, kind in (
+        (10.0, "server.lab", "sent", "ACCEPT"),
+        (10.4, "client.lab", "received", "ACCEPT"),
+        (10.5, "gate", "sent", "ACCEPT"),
+        (10.6, "gate", "received", "ACCEPT"),
+        (15.0, "server.lab", "sent", "STOP"),
+        (15.4, "client.lab", "received", "STOP"),
+        (15.5, "gate", "sent", "STOP"),
+        (15.6, "gate", "received", "STOP"),
+        (20.0, "client.lab", "sent", "CONFIRM"),
+        (20.4, "server.lab", "received", "CONFIRM"),
+        (20.5, "gate", "sent", "CONFIRM"),
+        (20.6, "gate", "received", "CONFIRM"),
+    ):
+        log.add(ms, node, f"datagram.{event}", type=kind, digest=kind)
+    ways = {(a.label, a.source, a.target) for a in arrows(ladder.build(log.records))}
+    back = {(kind, n + 1, n) for kind in ("ACCEPT", "STOP") for n in (0, 1)}
+    assert ways == {(kind, n, n + 1) for kind in ("OPEN", "CONFIRM") for n in (0, 1)} | back
+
+
 def test_a_lost_answer_is_drawn_back_towards_the_one_who_asked() -> None:
     log = Log()
     log.carry(0, "client.lab", "server.lab", "OPEN", "a1")
@@ -190,18 +214,58 @@ def test_each_connection_has_a_section_and_one_can_be_asked_for_alone() -> None:
 def test_more_connections_than_anybody_reads_are_counted() -> None:
     log = Log()
     for number in range(ladder.CONNECTIONS_MAX + 3):
-        log.add(number, "client.lab", "packet.first", cid=f"{number:032x}")
+        cid = f"{number:032x}"
+        log.add(number, "client.lab", "connection.refused", cid=cid, by=f"gate{number}")
+    log.add(5000, "gate", "daemon.recovered", cid="", connections=2)
     drawn = ladder.build(log.records)
-    assert (len(drawn.sections), drawn.left_out) == (ladder.CONNECTIONS_MAX, 3)
+    assert drawn.sections[-1].cid == ""
+    assert (len(drawn.sections), drawn.left_out) == (ladder.CONNECTIONS_MAX + 1, 3)
+    lines = sum(len(s.rows) + ladder.HEADING_LINES for s in drawn.sections[:-1])
+    assert lines <= ladder.LINES_MAX
+
+
+def test_of_many_connections_that_went_the_same_way_two_are_drawn_and_all_are_counted() -> None:
+    log = Log()
+    for number in range(40):
+        cid = f"{number:032x}"
+        log.add(number, "client.lab", "connection.opened", cid=cid, service="http", flow=FLOW)
+        log.add(number + 0.5, "client.lab", "connection.closed", cid=cid)
+    log.add(50, "client.lab", "connection.opened", cid=CID, service="http", flow=FLOW)
+    log.add(51, "client.lab", "connection.closed", cid=CID)
+    log.add(52, "gate", "dropped", cid=CID, reason="signature")
+    drawn = ladder.build(log.records)
+    assert [(s.alike, len(s.rows)) for s in drawn.sections] == [(0, 2), (38, 2), (0, 3)]
+    assert drawn.left_out == 0
+    assert "(and 38 more like it)" in ladder_text.render(drawn).plain
+
+
+def test_what_a_rendezvous_keeps_and_forgets_is_drawn_and_keys_by_their_beginning() -> None:
+    log, key = Log(), "kf2u4pcltf4t2qodrwdkbwmfscjpv237tiasurfu6xh2wbbq7b4za"
+    log.add(1, "meet", "location.kept", cid="", peer=key, lifetime_s=120.0)
+    log.add(6, "meet", "location.kept", cid="", peer="another", lifetime_s=120.0)
+    log.add(500, "meet", "location.kept", cid="", peer=key, lifetime_s=120.0)
+    log.add(900, "meet", "location.left", cid="", peer=key, lifetime_s=0)
+    found = [(m.text, m.detail, m.count) for m in marks(ladder.build(log.records))]
+    assert found == [
+        ("location kept, 120 s", "kf2u4pcltf4t2…", 2),
+        ("location kept, 120 s", "another", 1),
+        ("location forgotten", "kf2u4pcltf4t2…", 1),
+    ]
+
+
+def test_columns_can_be_put_in_an_order() -> None:
+    drawn = ladder.build(through_a_gate(), order=["server.lab", "nobody", "client.lab"])
+    assert [one.name for one in drawn.participants] == ["server.lab", "client.lab", "gate"]
 
 
 def test_text_shows_the_whole_story() -> None:
-    lines = ladder_text.render(ladder.build(through_a_gate())).plain.splitlines()
+    lines = ladder_text.render(ladder.build(through_a_gate()), 80).plain.splitlines()
+    assert max(len(line) for line in lines) <= 80
     assert lines[1].split() == ["ms", "client.lab", "gate", "server.lab"]
     assert lines[3] == (
-        "      1.0  ├─────────── OPEN ──────────▶│                            │  +1.0"
+        "      1.0  ├─────────── OPEN ─────────▶│                           │  +1.0"
     )
-    assert "│◀───────── ACCEPT ──────────┤" in lines[6]
+    assert "│◀───────── ACCEPT ─────────┤" in lines[6]
     assert lines[12].endswith("✗│  lost")
 
 
@@ -217,6 +281,19 @@ def test_svg_is_well_formed_1200_wide_and_keeps_all_words_inside() -> None:
         assert words in texts
     shown = [t for t in root.iter("{http://www.w3.org/2000/svg}tspan") if "long" in (t.text or "")]
     assert len(shown[0].text or "") < 100
+
+
+def test_of_very_many_a_picture_names_at_each_connection_who_takes_part() -> None:
+    log = Log()
+    log.records += through_a_gate()
+    for number in range(ladder_svg.COLUMNS_MAX):
+        log.add(50, f"far{number}", "connection.opened", cid="e2" * 16)
+    drawn = ladder.build(log.records)
+    root = ElementTree.fromstring(ladder_svg.render(drawn, "many"))
+    found = root.iter("{http://www.w3.org/2000/svg}text")
+    names = [t.text or "" for t in found if t.get("class") == "name"]
+    assert names[:3] == ["client.lab", "gate", "server.lab"]
+    assert sorted(names[3:]) == [f"far{number}" for number in range(ladder_svg.COLUMNS_MAX)]
 
 
 def test_mermaid_draws_the_same_arrows() -> None:
@@ -255,7 +332,7 @@ def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
     drawn = ladder.build(log.records)
     assert [(a.label, a.target) for a in arrows(drawn)][-2:] == [("OPEN 2", 1), ("OPEN 6", None)]
     (fold,) = [m for m in marks(drawn) if m.text.startswith("refreshed")]
-    assert fold.text == "refreshed until 4002 ms: 5 more lines"
+    assert fold.text == "refreshed until 4002 ms: 4 more lines"
 
 
 def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cut() -> None:

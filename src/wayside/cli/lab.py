@@ -45,9 +45,9 @@ def run(
 
 
 @click.command()
-@click.option("--out", type=OUT, help="Directory for the ladder and the logs.")
+@click.option("--out", type=OUT, help="Directory for ladders and logs.")
 def demo(out: Path | None) -> int:
-    """Show a laptop behind a NAT, a server found by name, and a move in mid-download."""
+    """Show a laptop that moves, a flood that is stopped, a path that dies: with real traffic."""
     from wayside.lab.demo import main_demo
 
     return main_demo(out=out)

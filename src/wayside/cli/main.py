@@ -22,7 +22,7 @@ from .text import plain
 COMMANDS: dict[str, tuple[str, str]] = {
     "address": ("use", "The virtual address of a name, for any program to use."),
     "connect": ("use", "Connect stdin and stdout to a service of a name."),
-    "demo": ("lab", "Show the life of one connection through a firewall."),
+    "demo": ("lab", "Show a laptop that moves, a flood that is stopped, a path that dies."),
     "doctor": ("see", "Check what this machine needs to run wayside."),
     "explain": ("see", "Say what an error code means and what to do."),
     "expose": ("use", "Offer a local port as a service."),

@@ -2,14 +2,16 @@
 
     laptop ── home or café: a NAT ── core ── office: a firewall ── server
 
-Unmodified programs, boxes that drop what was not signaled, a move in the middle of a download.
-Every sentence that is printed was looked at first; one that turns out not to be true is printed as
-such, and the demo fails. The outside prints what the inside says, then the ladder that the daemons'
-logs make. The world is in demo_world.py, what is told in demo_story.py.
+Unmodified programs, boxes that drop what was not signaled; a move in the middle of a download, a
+flood that is stopped, a path that dies. Every sentence that is printed was looked at first; one
+that turns out not to be true is printed as such, and the demo fails. The outside prints what the
+inside says, then the ladders that the daemons' logs make. The world is in demo_world.py, what is
+told in demo_story.py.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import threading
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from wayside.lab import ladder, ladder_text
+from wayside.lab import ladder, ladder_svg, ladder_text
 from wayside.lab.demo_story import Telling, play
 from wayside.lab.demo_world import set_up
 from wayside.lab.enclosure import Enclosure, leave_with_the_outer_process
@@ -30,25 +32,33 @@ from wayside.runtime.eventlog import Record
 LIMIT_S = 100.0
 """It takes half a minute; two are what a viewer was promised."""
 
-MOVING = ("laptop.lab", "cafe", "office", "server.lab")
-REFUSING = ("laptop.lab", "cafe", "meet", "office")
-"""Who takes part. A terminal is narrow: who only looks on is left to the SVG."""
+WIDTHS = 80, 100
+"""Characters of a line, as the terminal has it: at least, and at the most."""
 
-BEFORE_S, AFTER_S = 0.2, 1.0
-"""What belongs to the move: the laptop's first word is so much earlier than the café's."""
+EVERYBODY = ("laptop.lab", "guest.lab", "home", "cafe", "meet", "office", "server.lab")
+MOVING = ("laptop.lab", "cafe", "office", "server.lab")
+DYING = ("laptop.lab", "home", "cafe", "office", "server.lab")
+REFUSING = ("laptop.lab", "cafe", "meet", "office")
+FLOODING = ("guest.lab", "cafe", "meet", "office", "server.lab")
+"""Who takes part, from the left. A terminal is narrow: who only looks on is left out there."""
+
+BEFORE_S, AFTER_S = 0.4, 1.0
+"""What belongs to a change of ways: the laptop's first word is so much earlier than the café's."""
 
 WORLD = """\
 laptop ──┬── home ──┐
          └── café ──┴── internet ── office ── server
-                           └── rendezvous
+guest ───────┘             └── rendezvous
 
-home, café: NATs. office: a firewall. All are asked first, and drop whatever nobody signaled."""
+home, café: NATs. office: a firewall. All are asked first, and drop what nobody signaled."""
 
 
 def main_demo(*, out: Path | None = None) -> int:
     """Run the demo; ladders and logs go below `out` (a new temporary folder when None)."""
     folder = empty_folder(out or Path(tempfile.mkdtemp(prefix="wayside-demo-")))
-    with Enclosure(["-m", "wayside.lab.demo", str(folder)], folder / "errors.txt") as inside:
+    width = max(WIDTHS[0], min(shutil.get_terminal_size((WIDTHS[1], 24)).columns, WIDTHS[1]))
+    words = ["-m", "wayside.lab.demo", str(folder), str(width)]
+    with Enclosure(words, folder / "errors.txt") as inside:
         limit = threading.Timer(LIMIT_S, inside.process.kill)
         limit.start()
         try:
@@ -61,29 +71,63 @@ def main_demo(*, out: Path | None = None) -> int:
         print(f"\nThe demo did not end within {LIMIT_S:g} s.", file=sys.stderr)
     if code:
         print(f"What the programs said is in {folder}.", file=sys.stderr)
-    _show_ladder(folder)
+    _show_ladders(folder, width)
     return 1 if code else 0
 
 
-def _show_ladder(folder: Path) -> None:
-    """The move and the refusal in the terminal, all connections in the SVG."""
-    svg = draw(folder, "wayside demo")
+def _show_ladders(folder: Path, width: int) -> None:
+    """Each part in the terminal and as a picture; all connections in a picture."""
+    everything = draw(folder, "wayside demo", EVERYBODY)
     records = eventlog.read(sorted(folder.glob("*.events")))
     console = Console(highlight=False)
-    print("\n7. What the daemons logged of the move and of the refusal:\n")
-    for shown in (move_of(records), refusal_of(records)):
-        console.print(ladder_text.render(ladder.build(shown)), soft_wrap=True)
-    print(f"All of it: {svg}")
+    print("\n9. What the daemons logged of it:")
+    for name, shown, order in (
+        ("the move", move_of(records), MOVING),
+        ("the refusal", refusal_of(records), REFUSING),
+        ("the flood", stop_of(records), FLOODING),
+        ("the dead path", dead_path_of(records), DYING),
+    ):
+        drawn = ladder.build(shown, order=order)
+        picture = folder / f"{name.replace(' ', '-')}.svg"
+        picture.write_text(ladder_svg.render(drawn, f"wayside demo: {name}"))
+        console.print(f"\n{name}: {picture}\n", soft_wrap=True)
+        console.print(ladder_text.render(drawn, width), soft_wrap=True, end="")
+    print(f"All of it: {everything}")
 
 
 def move_of(records: list[Record]) -> list[Record]:
-    """What was said and done when the download came to the café."""
-    web = {r.cid for r in records if r.service == "http"}
-    came = next((r for r in records if r.node == "cafe" and r.cid in web), None)
-    if came is None:
-        return []
-    about = (r for r in records if r.cid == came.cid and r.node in MOVING)
-    return [r for r in about if came.time - BEFORE_S < r.time < came.time + AFTER_S]
+    """What was said and done when the first download came to the café."""
+    return _near([r for r in records if r.node in MOVING], _came(records)[:1])
+
+
+def dead_path_of(records: list[Record]) -> list[Record]:
+    """The same of whoever found out, before the second download did, that home was dead."""
+    for download in _came(records)[1:2]:
+        since = download.time - AFTER_S
+        found = [r for r in records if r.type == "OPEN" and since < r.time <= download.time]
+        first = [r for r in found if (r.node, r.event) == ("cafe", "datagram.received")][:1]
+        return _near([r for r in records if r.node in DYING], first)
+    return []
+
+
+def _came(records: list[Record]) -> list[Record]:
+    """The first of each download that the café's box logged."""
+    web = {r.cid for r in records if r.service == "http" and r.node == "laptop.lab"}
+    first: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.time):
+        if record.node == "cafe" and record.cid in web:
+            first.setdefault(record.cid, record)
+    return list(first.values())
+
+
+def _near(records: list[Record], come: list[Record]) -> list[Record]:
+    """What belongs to a connection that came to the café, from shortly before to after that."""
+    return [
+        record
+        for record in records
+        for first in come
+        if record.cid == first.cid and -BEFORE_S < record.time - first.time < AFTER_S
+    ]
 
 
 def refusal_of(records: list[Record]) -> list[Record]:
@@ -92,10 +136,16 @@ def refusal_of(records: list[Record]) -> list[Record]:
     return [r for r in records if r.cid in refused and r.node in REFUSING]
 
 
+def stop_of(records: list[Record]) -> list[Record]:
+    """What was said and done about the connection that was stopped."""
+    stopped = {r.cid for r in records if r.type == "STOP"}
+    return [r for r in records if r.cid in stopped and r.node in FLOODING]
+
+
 def main() -> None:
     """The inside: OUT."""
     leave_with_the_outer_process()
-    tell = Telling()
+    tell = Telling(int(sys.argv[2]))
     print(WORLD, flush=True)
     began = time.monotonic()
     try:

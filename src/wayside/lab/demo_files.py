@@ -46,6 +46,7 @@ class Download:
 
     def __init__(self, node: Node, url: str) -> None:
         self._path = node.state / "download"
+        self._path.unlink(missing_ok=True)
         argv = ("curl", "-sS", "--noproxy", "*", "-o", str(self._path), url)
         self._curl = node.spawn(*argv)
         self._pauses: list[tuple[float, float]] = []

@@ -2,7 +2,7 @@
 
     laptop ──┬── home ──┐                        home, cafe: NATs; office: a firewall. All are
              └── cafe ──┴── core ── office ── server        gates that are asked, and drop the rest.
-                             └──── meet            meet: the rendezvous where the server registers
+    guest ───────┘           └──── meet            meet: the rendezvous where the server registers
 
 The server begins with nothing but an invitation, as a user's would: it runs with what
 `wayside join` wrote down, plus its services and the places of files, which are the lab's own.
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
 from wayside.core.address import IP
-from wayside.lab import demo_files, traffic
+from wayside.lab import demo_files, flood, traffic
 from wayside.lab.daemons import FAMILIES, SEEN_LIMIT_S, WAYSIDE, Daemon, Daemons, launch, within
 from wayside.lab.enclosure import PATH
+from wayside.lab.flood import Arriving
 from wayside.lab.probe import Watch
 from wayside.lab.roaming import Roamer, roamer
 from wayside.lab.world import PRIVATE_FILES, STATE, Node, ProgramFailed, World
@@ -28,8 +30,8 @@ from wayside.runtime.names import service_of
 
 FAMILY = 4
 SERVER = "server.lab"
-DATABASE_PORT = 3306
-SERVED = (traffic.HTTP_PORT, traffic.SSH_PORT, DATABASE_PORT)
+DATABASE_PORT, SINK_PORT = 3306, 7009
+SERVED = (traffic.HTTP_PORT, traffic.SSH_PORT, traffic.ECHO_PORT, DATABASE_PORT, SINK_PORT)
 
 LEAVE = """
 [[rule]]
@@ -65,18 +67,30 @@ ACCESS = 'default = "reject"\n' + LEAVE
 class DemoWorld:
     """Who is in the demo.
 
-    `watch`: what reaches the server; `ssh`: whether it lets people in by ssh; `to`: its virtual
-    address on the laptop.
+    `gates`: by name; `watch`: what reaches the server, `arriving`: what of a flood does; `ssh`:
+    whether it lets people in by ssh; `to`: its virtual address on the laptop.
     """
 
     laptop: Daemon
     server: Daemon
+    guest: Daemon
     roamer: Roamer
-    home: Node
-    cafe: Node
+    core: Node
+    gates: Mapping[str, Daemon]
     watch: Watch
+    arriving: Arriving
     ssh: bool
     to: IP
+
+    @property
+    def home(self) -> Node:
+        """The NAT at home."""
+        return self.gates["home"].node
+
+    @property
+    def cafe(self) -> Node:
+        """The NAT in the café."""
+        return self.gates["cafe"].node
 
 
 def set_up(out: Path) -> DemoWorld:
@@ -86,26 +100,30 @@ def set_up(out: Path) -> DemoWorld:
     home, cafe, office = (_box(world, core, name) for name in ("home", "cafe", "office"))
     moving = roamer(world, "laptop", [home, cafe])
     laptop = moving.node
+    guest, _ = world.beside("guest", cafe)
     server, net = world.beside("server", office)
     world.route(core, net, office)
     meet, _ = world.beside("meet", core)
     ssh = _serve(server)
     there = made.rendezvous_at(meet)
     made.gate(office, inside=server, outside=core, policy=OFFICE)
-    for box in (home, cafe):
-        made.gate(box, inside=laptop, outside=core, policy=ACCESS, nat=True)
+    for box, inside in ((home, [laptop]), (cafe, [laptop, guest])):
+        made.gate(box, inside=inside, outside=core, policy=ACCESS, nat=True)
     launch(made.all)
-    host = made.host(laptop, rendezvous=there, registers=False)
+    hosts = [made.host(node, rendezvous=there, registers=False) for node in (laptop, guest)]
     peer = _join(there, server, out)
     services = "".join(f"{service_of(port)} = {port}\n" for port in SERVED)
     with (server.state / "host.toml").open("a") as file:
         file.write(f"\n[services]\n{services}")
-    launch([host, peer])
+    launch([*hosts, peer])
     if not within(SEEN_LIMIT_S, lambda: _locations(there) == len(FAMILIES)):
         raise ProgramFailed("the server does not register")
+    host, stranger = hosts
     to = host.address(SERVER, FAMILY)
     _name_for_all(SERVER, to)
-    return DemoWorld(host, peer, moving, home, cafe, Watch(server), ssh, to)
+    gates = {gate.name: gate for gate in made.gates}
+    seen = Watch(server), Arriving(server, SINK_PORT)
+    return DemoWorld(host, peer, stranger, moving, core, gates, *seen, ssh, to)
 
 
 def _box(world: World, core: Node, name: str) -> Node:
@@ -123,6 +141,8 @@ def _box(world: World, core: Node, name: str) -> Node:
 def _serve(server: Node) -> bool:
     """Start the server's programs; whether there is an sshd among them."""
     demo_files.serve(server, traffic.HTTP_PORT)
+    traffic.serve_echo(server)
+    flood.serve_sink(server, SINK_PORT)
     if not all(shutil.which(program, path=PATH) for program in ("ssh", "ssh-keygen", "sshd")):
         return False
     traffic.serve_ssh(server)

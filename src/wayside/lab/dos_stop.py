@@ -129,12 +129,10 @@ def _set_up(trial: Trial) -> Flooded:
 
 def _flood(stage: Flooded) -> Process:
     """One datagram, which is signaled for; then no agent any more, and very many."""
-    trial, node = stage.trial, stage.flooder.node
-    node.run(*PYTHON, "-m", flood.MODULE, str(stage.to), str(SINK_PORT), str(FLOOD_FROM), "5", "1")
-    opened = [r for r in stage.flooder.events() if r.event == "connection.opened"]
-    trial.check("the flooder's connection is opened, by three gates", opened, len(opened))
-    stage.flooder.kill()
-    running = flood.start(node, stage.to, SINK_PORT, FLOOD_FROM, RATE, FLOOD_S)
+    trial, where = stage.trial, (stage.to, SINK_PORT, FLOOD_FROM)
+    opened = flood.ask_first(stage.flooder, *where)
+    trial.check("the flooder's connection is opened, by three gates", opened, opened)
+    running = flood.start(stage.flooder, *where, RATE, FLOOD_S)
     started = within(SEEN_LIMIT_S, lambda: stage.arriving.packets() > RATE / 4)
     rate = stage.arriving.rate(LOOK_S)
     trial.check("its flood arrives (control)", started and rate > RATE / 2, rate, "packets/s")
@@ -176,7 +174,7 @@ def _check_stopped(stage: Flooded) -> None:
     alone = within(SEEN_LIMIT_S, lambda: [len(found) for found in stage.filters()] == [1, 0, 0])
     where = ", ".join(str(len(found)) for found in stage.filters())
     trial.check("the gate nearest to the source filters, and no other", alone, where)
-    took_ms = _took_ms(stage)
+    took_ms = flood.filtered_after_ms(stage.server, first)
     fast = took_ms is not None and took_ms < RULE_LIMIT_MS
     trial.check("from STOP to that filter", fast, took_ms, "ms")
     counted = sum(one.packets for one in stage.filters()[0])
@@ -184,13 +182,6 @@ def _check_stopped(stage: Flooded) -> None:
     trial.check("nothing of the flood arrives", rate == 0, rate, "packets/s")
     more = sum(one.packets for one in stage.filters()[0]) - counted
     trial.check("meanwhile the filter counts it", more > RATE * LOOK_S / 2, more, "packets")
-
-
-def _took_ms(stage: Flooded) -> float | None:
-    """From the server's STOP to the rule of the first gate, by their logs."""
-    sent = [r for r in stage.server.events() if (r.event, r.type) == ("datagram.sent", "STOP")]
-    made = [r for r in stage.gates[0].events() if (r.event, r.action) == ("rule.installed", "drop")]
-    return (made[0].time - sent[0].time) * 1000 if made and sent else None
 
 
 def _check_over(stage: Flooded) -> None:

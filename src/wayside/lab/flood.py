@@ -5,7 +5,8 @@
 
 Sends UDP datagrams of 64 bytes (IPv4 headers included) from one socket, at a rate and for a time
 that are bounded, whatever the arguments say. `sink` takes them and says nothing. `Arriving` counts
-them at a node in nftables (a table of the lab's), before all rules of that node's own.
+them at a node in nftables (a table of the lab's), before all rules of that node's own. Who is to
+flood asks first, with one datagram, and is let in; then nobody listens there any more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import sys
 import time
 from typing import Any
 
+from wayside.core.address import IP
+from wayside.lab.daemons import Daemon
 from wayside.lab.enclosure import PYTHON
 from wayside.lab.world import Node, Process
 
@@ -61,10 +64,24 @@ def serve_sink(node: Node, port: int) -> Process:
     return node.spawn_python(MODULE, "sink", str(port), ready="ready")
 
 
-def start(node: Node, to: object, port: int, from_port: int, rate: int, seconds: float) -> Process:
-    """Let a node send them."""
+def ask_first(host: Daemon, to: IP, port: int, from_port: int) -> int:
+    """One datagram, which the host's agent signals for; how many connections that has opened."""
+    host.node.run(*PYTHON, "-m", MODULE, str(to), str(port), str(from_port), "5", "1")
+    return sum(record.event == "connection.opened" for record in host.events())
+
+
+def start(host: Daemon, to: IP, port: int, from_port: int, rate: int, seconds: float) -> Process:
+    """Kill the host's agent, so that nobody there hears a STOP, and flood."""
+    host.kill()
     words = (str(to), str(port), str(from_port), str(rate), str(seconds))
-    return node.spawn(*PYTHON, "-m", MODULE, *words)
+    return host.node.spawn(*PYTHON, "-m", MODULE, *words)
+
+
+def filtered_after_ms(receiver: Daemon, gate: Daemon) -> float | None:
+    """From a receiver's first STOP to a gate's first filter, by their logs; None: no filter."""
+    sent = [r for r in receiver.events() if (r.event, r.type) == ("datagram.sent", "STOP")]
+    made = [r for r in gate.events() if (r.event, r.action) == ("rule.installed", "drop")]
+    return (made[0].time - sent[0].time) * 1000 if made and sent else None
 
 
 def flood(address: str, port: int, from_port: int, rate: float, seconds: float) -> int:

@@ -16,8 +16,9 @@ in milliseconds from the first event of all.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -44,8 +45,15 @@ REFRESHING = ("OPEN", "ACCEPT", "CONFIRM")
 OUTSIDERS_SHOWN = 4
 """Arrows of one kind to one column that nobody sent whose log we have: a flood is counted."""
 
-CONNECTIONS_MAX = 200
-"""A drawing of more is not read by anybody; the rest is counted."""
+ALIKE_SHOWN = 2
+"""Connections of a service with the same messages, and marks at the same places; more count."""
+
+CONNECTIONS_MAX, LINES_MAX, HEADING_LINES = 200, 800, 3
+"""Of a drawing: more nobody reads, and what is taller than 32,767 px some cannot draw. The rest is
+counted."""
+
+KEY = re.compile(r"\b(k[a-z2-7]{12})[a-z2-7]{40}\b")
+"""A key is known by its beginning."""
 
 
 class Tone(Enum):
@@ -106,23 +114,36 @@ Row = Arrow | Mark
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One connection (`cid` in hex), or what belongs to none (empty)."""
+    """One connection (`cid` in hex), or what belongs to none (empty).
+
+    `alike`: how many more went the same way and are not drawn.
+    """
 
     cid: str
     title: str
     rows: tuple[Row, ...]
+    alike: int = 0
+
+    @property
+    def heading(self) -> str:
+        """The title, and how many it stands for."""
+        return f"{self.title}  (and {self.alike} more like it)" if self.alike else self.title
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """Participants in the order of the path, and what happened in each connection.
 
-    `left_out`: connections beyond CONNECTIONS_MAX.
+    `left_out`: connections beyond CONNECTIONS_MAX and LINES_MAX.
     """
 
     participants: tuple[Participant, ...]
     sections: tuple[Section, ...]
     left_out: int = 0
+
+
+_Way = tuple[str, int, str, str]
+"""The cid and seq of an OPEN, and two nodes next to each other on its way."""
 
 
 @dataclass(slots=True)
@@ -133,23 +154,65 @@ class _Flight:
     received: Record | None = None
 
 
-def build(records: Iterable[Record], cid: str = "") -> Ladder:
-    """Lay the logs of several daemons side by side; only one connection where `cid` is given."""
+def build(records: Iterable[Record], cid: str = "", order: Sequence[str] = ()) -> Ladder:
+    """Lay the logs of several daemons side by side; only one connection where `cid` is given.
+
+    `order`: of the columns, for who is named there; all others stand in the order of the path.
+    """
     ordered = sorted(records, key=lambda record: record.time)
     roles = {record.node: record.role for record in ordered}
     flights = _match(ordered)
-    names = _path_order(flights, roles)
+    found = [name for name in order if name in roles]
+    names = found + [name for name in _path_order(flights, roles) if name not in found]
     columns = {name: column for column, name in enumerate(names)}
     told = [r for r in ordered if r.event not in ("daemon.ready", "log.lost") or r.records]
     start = min((r.time for r in told if r.cid or r.digest), default=0.0)
-    cids = list(dict.fromkeys(r.cid for r in told if cid in ("", r.cid)))
-    cids.sort(key=lambda one: one == "")
-    sections = tuple(
-        _section(one, [r for r in told if r.cid == one], flights, columns, start)
-        for one in cids[:CONNECTIONS_MAX]
-    )
+    by_cid: dict[str, tuple[list[Record], list[_Flight]]] = {}
+    for record in told:
+        by_cid.setdefault(record.cid, ([], []))[0].append(record)
+    for flight in flights:
+        by_cid[(flight.sent or flight.received or _NOTHING).cid][1].append(flight)
+    cids = sorted((one for one in by_cid if cid in ("", one)), key=lambda one: one == "")
+    sections = [_section(one, *by_cid[one], columns, start) for one in cids]
+    shown = _bounded(_alike([section for section in sections if section.rows]))
+    counted = sum(1 + section.alike for section in shown)
     participants = tuple(Participant(name, roles[name]) for name in names)
-    return Ladder(participants, sections, max(0, len(cids) - CONNECTIONS_MAX))
+    left_out = sum(bool(section.rows) for section in sections) - counted
+    return Ladder(participants, tuple(shown), left_out)
+
+
+def _alike(sections: list[Section]) -> list[Section]:
+    """Of many connections that went the same way the first ones, and how many more there were."""
+    kept: list[Section] = []
+    places: dict[object, list[int]] = {}
+    for section in sections:
+        service = section.title.split()[1:2]
+        shape = (*service, frozenset(_shape_of(row) for row in section.rows))
+        known = places.setdefault(shape, [])
+        if len(known) < ALIKE_SHOWN:
+            known.append(len(kept))
+            kept.append(section)
+        else:
+            last = kept[known[-1]]
+            kept[known[-1]] = replace(last, alike=last.alike + 1)
+    return kept
+
+
+def _shape_of(row: Row) -> tuple[object, ...]:
+    if isinstance(row, Mark):
+        return row.column, row.text
+    return row.label.partition(" ")[0], row.target is None
+
+
+def _bounded(sections: list[Section]) -> list[Section]:
+    """As many as anybody reads; what belongs to no connection stays."""
+    kept: list[Section] = []
+    lines = 0
+    for section in sections:
+        lines += HEADING_LINES + len(section.rows)
+        fits = len(kept) < CONNECTIONS_MAX and lines <= LINES_MAX
+        kept += [section] if fits or not section.cid or not kept else []
+    return kept
 
 
 def _match(records: list[Record]) -> list[_Flight]:
@@ -160,33 +223,50 @@ def _match(records: list[Record]) -> list[_Flight]:
     """
     flights: list[_Flight] = []
     in_the_air: dict[str, list[_Flight]] = {}
+    ways: set[_Way] = set()
     for record in records:
         if record.event == "datagram.sent":
             flights.append(_Flight(record))
             in_the_air.setdefault(record.digest, []).append(flights[-1])
     for record in records:
         if record.event == "datagram.received":
-            flight = _flight_of(record, in_the_air.get(record.digest, []))
+            flight = _flight_of(record, in_the_air.get(record.digest, []), ways)
             if flight is None:
                 flights.append(_Flight(None, record))
             else:
                 flight.received = record
+                if flight.sent and record.type == "OPEN":
+                    ways.add((record.cid, record.seq, flight.sent.node, record.node))
     return flights
 
 
-def _flight_of(received: Record, same: list[_Flight]) -> _Flight | None:
-    """The flight of these bytes that ends with a reception. `same`: in the order of sending."""
+def _flight_of(received: Record, same: list[_Flight], ways: set[_Way]) -> _Flight | None:
+    """The flight of these bytes that ends with a reception. `same`: in the order of sending.
+
+    Rather one along the way of the OPEN that it belongs to: of boxes in a row any may log late.
+    """
+    early: list[_Flight] = []
     late: list[_Flight] = []
-    for flight in reversed(same):
+    for flight in same:
         sent = flight.sent
         if sent is None or flight.received is not None or sent.node == received.node:
             continue
         age_s = received.time - sent.time
         if 0 <= age_s < FLIGHT_S_MAX:
-            return flight
-        if -SKEW_S < age_s < 0:
+            early.append(flight)
+        elif -SKEW_S < age_s < 0:
             late.append(flight)
-    return late[-1] if late else None
+    found = early[::-1] + late
+    along = [flight for flight in found if _way_of(flight.sent, received) in ways]
+    return next(iter(along + found), None)
+
+
+def _way_of(sent: Record | None, received: Record) -> _Way:
+    """From whom to whom the OPEN went that this datagram belongs to, if this one goes its way."""
+    source, target = sent.node if sent else "", received.node
+    if received.type in ("ACCEPT", "STOP"):
+        source, target = target, source
+    return received.cid, received.seq, source, target
 
 
 def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:
@@ -213,11 +293,7 @@ def _flight_time(flight: _Flight) -> float:
 def _section(
     cid: str, records: list[Record], flights: list[_Flight], columns: dict[str, int], start: float
 ) -> Section:
-    rows: list[Row] = [
-        _arrow(flight, columns, start)
-        for flight in flights
-        if (flight.sent or flight.received or _NOTHING).cid == cid
-    ]
+    rows: list[Row] = [_arrow(flight, columns, start) for flight in flights]
     marks = [mark for r in records if (mark := _mark(r, columns[r.node], (r.time - start) * 1000))]
     rows = _outsiders(rows) + _together(marks)
     rows.sort(key=lambda row: row.time_ms)
@@ -285,22 +361,30 @@ def _mark(record: Record, column: int, time_ms: float) -> Mark | None:
             text, detail = "closed", record.why
         case "dropped":
             text, tone = f"dropped: {record.reason}", Tone.BAD
+        case "location.kept" | "location.left":
+            left = not record.lifetime_s
+            text = "location forgotten" if left else f"location kept, {record.lifetime_s:g} s"
+            tone, detail = Tone.BAD if left else Tone.GOOD, record.peer
         case "daemon.recovered":
             text = f"restarted, knows {record.connections} connections"
         case "log.lost":
             text, tone = f"{record.records} records not logged", Tone.BAD
         case _:
             return None
-    return Mark(time_ms, column, text, tone, detail)
+    return Mark(time_ms, column, KEY.sub(r"\1…", text), tone, KEY.sub(r"\1…", detail))
 
 
 def _together(marks: list[Mark]) -> list[Mark]:
-    """Marks of the same words, place and moment become one with a count."""
+    """Marks of the same words, place and moment become one with a count.
+
+    So do all of one host's location: it is said again and again.
+    """
     kept: list[Mark] = []
     for mark in marks:
         for position in range(len(kept) - 1, -1, -1):
             earlier = kept[position]
-            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000:
+            again = mark.text.startswith("location kept") and mark.detail == earlier.detail
+            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000 and not again:
                 continue
             if (earlier.column, earlier.text) == (mark.column, mark.text):
                 kept[position] = replace(earlier, count=earlier.count + 1)
@@ -330,11 +414,13 @@ def _outsiders(rows: list[Row]) -> list[Row]:
 
 
 def _fold(rows: list[Row]) -> list[Row]:
-    """The first refresh is shown; later ones that went well become a count in one mark."""
+    """The first refresh is shown; later ones where nothing was lost become a count in one mark."""
     kept: list[Row] = []
     seen: Counter[tuple[int, str]] = Counter()
     folded: list[Row] = []
-    moves = _moves(rows)
+    moves = _moves(rows) | {
+        row.seq for row in rows if isinstance(row, Arrow) and row.target is None
+    }
     refreshing = False
     for row in rows:
         if isinstance(row, Arrow):

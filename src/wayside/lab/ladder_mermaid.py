@@ -12,7 +12,7 @@ def render(ladder: Ladder) -> str:
     lines += [f"  participant P{n} as {_safe(p.name)}" for n, p in enumerate(ladder.participants)]
     last = len(ladder.participants) - 1
     for section in ladder.sections:
-        lines.append(f"  Note over P0,P{last}: {_safe(section.title)}")
+        lines.append(f"  Note over P0,P{last}: {_safe(section.heading)}")
         lines += [f"  {_line(row)}" for row in section.rows]
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,9 @@ WIDTH = 1200
 GUTTER, MARGIN = 96, 120
 """Left of the first lifeline: the times. Right of the last one, and left of the first: names."""
 
+COLUMNS_MAX = 8
+"""Names of more would run into each other: then a connection has the columns that it needs."""
+
 ROW, HEADING, TOP = 26, 78, 56
 """Heights in px."""
 
@@ -58,10 +61,11 @@ def render(ladder: Ladder, title: str) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text class="title" x="20" y="34">{escape(title)}</text>',
     ]
-    drawing = _Drawing(len(ladder.participants))
     y = TOP
     for section in ladder.sections:
-        parts += drawing.heading(section, [p.name for p in ladder.participants], y)
+        shown = _columns(ladder, section)
+        drawing = _Drawing(shown)
+        parts += drawing.heading(section, [ladder.participants[n].name for n in shown], y)
         y += HEADING
         for row in section.rows:
             parts += drawing.row(row, y - 12)
@@ -74,25 +78,33 @@ def render(ladder: Ladder, title: str) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
+def _columns(ladder: Ladder, section: Section) -> list[int]:
+    """All, if there is room for them; else those where something happens."""
+    everybody = range(len(ladder.participants))
+    if len(everybody) <= COLUMNS_MAX:
+        return list(everybody)
+    rows = section.rows
+    used = {n for row in rows for n in ((row.column,) if isinstance(row, Mark) else ends_of(row))}
+    return [n for n in everybody if n in used]
+
+
 class _Drawing:
     """Where columns are, and how rows look there."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: list[int]) -> None:
         room = WIDTH - GUTTER - 2 * MARGIN
-        self._last = columns - 1
-        self._xs = [
-            GUTTER + MARGIN + (room * n / self._last if self._last > 0 else 0)
-            for n in range(columns)
-        ]
+        gaps = max(1, len(columns) - 1)
+        self._last = columns[-1] if len(columns) > 1 else -1
+        self._xs = {n: GUTTER + MARGIN + room * at / gaps for at, n in enumerate(columns)}
 
     def heading(self, section: Section, names: list[str], y: float) -> list[str]:
         """A band with what the connection is, and the names of the columns below it."""
         bottom = y + HEADING + ROW * len(section.rows)
         parts = [
             f'<rect class="band" x="0" y="{y}" width="{WIDTH}" height="28"/>',
-            f'<text class="section" x="20" y="{y + 19}">{escape(section.title)}</text>',
+            f'<text class="section" x="20" y="{y + 19}">{escape(section.heading)}</text>',
         ]
-        for x, name in zip(self._xs, names, strict=True):
+        for x, name in zip(self._xs.values(), names, strict=True):
             parts.append(f'<text class="name" x="{x:.0f}" y="{y + 48}">{escape(name)}</text>')
             parts.append(_line("life", x, y + 54, x, bottom - 14))
         return parts
@@ -113,9 +125,12 @@ class _Drawing:
         label = arrow.label + (" (lost)" if lost else "")
         if arrow.source is None:
             label += " (from outside)"
-        above = (x1 + x2) / 2, y + SLANT / 2 - 4
         took = f"+{arrow.flight_ms:.1f} ms" if arrow.flight_ms >= 1 else ""
-        parts.append(_label(*above, label, took, f"{arrow.bytes} bytes"))
+        if len(label + took) * LETTER > abs(x2 - x1):
+            took = ""
+        share = min(1.0, len(label + took) * LETTER / abs(x2 - x1))
+        above = y + SLANT / 2 * (1 - share) - 4  # where the line is highest below the words
+        parts.append(_label((x1 + x2) / 2, above, label, took, f"{arrow.bytes} bytes"))
         if lost:
             for up in (-5, 5):
                 parts.append(_line("cross", x2 - 5, y + SLANT - up, x2 + 5, y + SLANT + up))
@@ -124,10 +139,13 @@ class _Drawing:
         return [*parts, f'<polygon points="{tip} {x2 - way * 10:.1f},{y + SLANT + 3}"/>']
 
     def _mark(self, mark: Mark, y: float) -> list[str]:
+        """Its words stand to the right, or to the left where only that has room for them."""
         x, colour = self._x(mark.column), COLOURS[mark.tone]
         words = mark.text + (f" ×{mark.count}" if mark.count > 1 else "")
-        leftwards = mark.column == self._last and self._last > 0
-        room = (x - GUTTER if leftwards else WIDTH - x) - 24
+        left, right = x - GUTTER - 24, WIDTH - x - 24
+        wanted = len(words) * LETTER + (len(mark.detail) + 1) * SMALL_LETTER
+        leftwards = left > right and (wanted > right or mark.column == self._last)
+        room = left if leftwards else right
         words = shortened(words, int(room / LETTER))
         detail = shortened(mark.detail, int((room - len(words) * LETTER) / SMALL_LETTER))
         inner = f'<tspan fill="{colour}">{escape(words)}</tspan>'
@@ -142,7 +160,7 @@ class _Drawing:
 
     def _x(self, column: int) -> float:
         """Beyond the columns there is outside: the edges of the drawing."""
-        if 0 <= column < len(self._xs):
+        if column in self._xs:
             return self._xs[column]
         return GUTTER + 20 if column < 0 else WIDTH - 20
 

@@ -12,14 +12,11 @@ from rich.text import Text
 
 from wayside.lab.ladder import Arrow, Ladder, Mark, Row, Tone
 
-GUTTER = 11
-"""Characters for the time."""
+GUTTER, TAIL = 11, 12
+"""Characters for the time, and from the last lifeline on: its name, how long an arrow took."""
 
-WIDTH, COLUMN_MIN = 100, 24
+WIDTH, COLUMN_MIN = 120, 13
 """Of the drawing, and of a column: a message's name, its number and an arrow fit in it."""
-
-OVERHANG = 26
-"""Characters that words in the last column may stand out to the right."""
 
 STYLES = {Tone.GOOD: "green", Tone.BAD: "red", Tone.DATA: "cyan", Tone.NEUTRAL: "yellow"}
 
@@ -29,10 +26,10 @@ def render(ladder: Ladder, width: int = WIDTH) -> Text:
     text = Text(no_wrap=True)
     if not ladder.participants:
         return text.append("nothing happened\n", "dim")
-    step = max(COLUMN_MIN, (width - GUTTER) // len(ladder.participants))
+    step = max(COLUMN_MIN, (width - GUTTER - TAIL) // max(1, len(ladder.participants) - 1))
     drawing = _Drawing(text, step, len(ladder.participants))
     for section in ladder.sections:
-        drawing.heading(section.title, ladder)
+        drawing.heading(section.heading, ladder)
         for row in section.rows:
             drawing.row(row)
         text.append("\n")
@@ -51,7 +48,9 @@ class _Drawing:
 
     def heading(self, title: str, ladder: Ladder) -> None:
         self._text.append(f"{title}\n", "bold")
-        names = "".join(f"{p.name:<{self._step}}" for p in ladder.participants)
+        names = "".join(
+            f"{shortened(p.name, self._step - 1):<{self._step}}" for p in ladder.participants
+        )
         self._text.append(f"{'ms':>{GUTTER - 2}}  {names.rstrip()}\n", "dim")
 
     def row(self, row: Row) -> None:
@@ -63,11 +62,18 @@ class _Drawing:
         self._text.append("\n")
 
     def _mark(self, mark: Mark) -> None:
+        """Its words stand to the right; in the last column to the left."""
+        at, style = mark.column * self._step, STYLES[mark.tone]
+        last = self._columns - 1
+        if at and mark.column == last:
+            said = shortened(words_of(mark), at - 2)
+            before = "│".ljust(self._step) * mark.column
+            self._text.append(before[: at - len(said) - 1], "dim")
+            self._text.append(f"{said} ●", style)
+            return
         self._lifelines(0, mark.column)
-        self._text.append("● ", STYLES[mark.tone])
-        room = max(self._step, self._step * (self._columns - mark.column) + OVERHANG) - 2
-        said = shortened(words_of(mark), room)
-        self._text.append(said, STYLES[mark.tone])
+        said = shortened(words_of(mark), self._step * last + TAIL - at - 2)
+        self._text.append(f"● {said}", style)
         beyond = (len(said) + 2) // self._step + mark.column + 1
         if beyond < self._columns:
             self._text.append(" " * (self._step * (beyond - mark.column) - len(said) - 2))
@@ -81,7 +87,7 @@ class _Drawing:
         label = f" {arrow.label} "
         if arrow.source is None:
             label = f" {arrow.label} from outside "
-        line = label.center(room, "─")
+        line = shortened(label, room - 1).center(room, "─")
         lost = arrow.target is None
         if source < target:
             shaft = "├" + (line[:-1] + "✗" if lost else line[:-1] + "▶")

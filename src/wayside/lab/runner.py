@@ -54,9 +54,10 @@ class ScenarioLine(msgspec.Struct, frozen=True, kw_only=True):
 
 def main_list(*, as_json: bool) -> int:
     """Print the scenarios; the exit code."""
+    width = max(len(name) for name in SCENARIOS)
     for name in SCENARIOS:
         line = ScenarioLine(scenario=name, summary=summary_of(name))
-        print(_json(line) if as_json else f"{line.scenario:<16} {line.summary}")
+        print(_json(line) if as_json else f"{line.scenario:<{width}}  {line.summary}")
     return 0
 
 
@@ -124,9 +125,12 @@ def run(
     )
 
 
-def draw(folder: Path, title: str) -> Path:
-    """Draw the ladder of a folder's event logs as text, SVG and mermaid; the SVG's path."""
-    drawn = ladder.build(eventlog.read(sorted(folder.glob("*.events"))))
+def draw(folder: Path, title: str, order: Sequence[str] = ()) -> Path:
+    """Draw the ladder of a folder's event logs as text, SVG and mermaid; the SVG's path.
+
+    `order`: of the columns, from the left; whoever is not in it stands behind.
+    """
+    drawn = ladder.build(eventlog.read(sorted(folder.glob("*.events"))), order=order)
     (folder / "ladder.txt").write_text(ladder_text.render(drawn).plain)
     (folder / "ladder.mmd").write_text(ladder_mermaid.render(drawn))
     svg = folder / "ladder.svg"
