@@ -146,7 +146,10 @@ class HostControl:
         host, now = agent.host, time.monotonic()
         counters = {found.rule.match: found for found in await agent.helper.rules()}
         records = [
-            record_of(connection, counters, agent.moves.journey(cid))
+            msgspec.structs.replace(
+                record_of(connection, counters, agent.moves.journey(cid)),
+                subflows=agent.subflows.records(cid),
+            )
             for cid, connection in host.connections.items()
         ]
         return StatusReply(
