@@ -5,7 +5,7 @@
 
 The world of `multihoming`, but that each of the client's links takes 40 Mbit/s (tbf), so that who
 wants more needs both. A program sends with a plain MPTCP socket to the server's virtual address.
-The second path dies without a sign, and is back. Then the gate east is told to refuse: MPTCP stays
+Each path in turn dies without a sign, and is back. Then the gate east is told to refuse: MPTCP stays
 on the other path, and `status` says who refuses and why; when it may again, it uses both again.
 """
 
@@ -35,7 +35,8 @@ from wayside.runtime.names import service_of
 
 PORT = 7171
 LINK_BIT_S = 40_000_000
-PARCEL_S = 16.0
+PARCEL_S = 24.0
+REFUSED_S = 14.0
 UP_LIMIT_S = 5.0
 FLOWING_S = 2.0
 """How long is looked at how much comes."""
@@ -100,14 +101,19 @@ def slow(node: Node, device: str, bit_s: int) -> None:
     node.run("tc", "qdisc", "replace", "dev", device, "root", "tbf", *words)
 
 
-def two_paths(world: World, bit_s: int) -> tuple[Node, Node, Node, dict[str, Node]]:
-    """The nodes: core, client, server, and boxes; the client's links have this rate."""
-    core = world.node("core")
-    boxes = {name: world.node(name) for name in METRICS}
+def two_paths(
+    world: World, bit_s: int, prefix: str = ""
+) -> tuple[Node, Node, Node, dict[str, Node]]:
+    """The nodes: core, client, server, and boxes; the client's links have this rate.
+
+    `prefix`: of their names, that there may be two of them.
+    """
+    core = world.node(f"{prefix}core")
+    boxes = {name: world.node(prefix + name) for name in METRICS}
     crossroads(world, core, list(boxes.values()))
-    client = multihomed(world, "client", core, [boxes["west"], boxes["east"]])
-    server = multihomed(world, "server", core, [boxes["north"], boxes["south"]])
-    for box in ("west", "east"):
+    client = multihomed(world, f"{prefix}client", core, [boxes["west"], boxes["east"]])
+    server = multihomed(world, f"{prefix}server", core, [boxes["north"], boxes["south"]])
+    for box in client.addresses:
         slow(client, f"to-{box}", bit_s)
     return core, client, server, boxes
 
@@ -142,7 +148,8 @@ def play(trial: Trial) -> None:
     further = _check_signaled(site)
     _check_both_carry(site, sent)
     _check_exact(site, further)
-    _check_loss(site, sent)
+    _check_loss(site, sent, "east", "south")
+    _check_loss(site, sent, "west", "north")
     _check_whole(site, sent, "the transfer")
     gone = within(UP_LIMIT_S, lambda: not _live(site))
     trial.check("all of it is closed with the program's socket", gone, len(_live(site)))
@@ -263,22 +270,22 @@ def _check_exact(site: Site, further: dict[str, Any]) -> None:
     trial.check("the second path lets in no near relation of it", not passed, len(passed))
 
 
-def _check_loss(site: Site, sent: Process) -> None:
-    """The second path dies without a sign, and is back."""
+def _check_loss(site: Site, sent: Process, near: str, far: str) -> None:
+    """A path dies without a sign, and is back."""
     trial = site.trial
-    began = silence(site.core, "east")
+    began = silence(site.core, near)
     time.sleep(LEFT_S)
     rate, counted = _rate(site, DEAD_S - LEFT_S)
     going = rate > LINK_BIT_S / 2
-    trial.check("the second path is dead: data goes on by the other", going, rate / LINK_BIT_S)
-    trial.check("and none by the dead one", not counted["south"], counted["south"], "bytes")
+    trial.check(f"{near} is dead: data goes on by the other path", going, rate / LINK_BIT_S)
+    trial.check("and none by the dead one", not counted[far], counted[far], "bytes")
     gaps = [b["at"] - a["at"] for a, b in pairwise(_told(site.served)) if b["at"] > began]
     trial.check("the longest silence of the transfer", max(gaps) < LEFT_S, max(gaps) * 1000, "ms")
     revive(site.core)
     back = time.monotonic()
-    south = site.carried()["south"]
-    carries = within(BACK_LIMIT_S, lambda: site.carried()["south"] > south + SOME_BYTES)
-    trial.check("it is back, and carries data again", carries, time.monotonic() - back, "s")
+    so_far = site.carried()[far]
+    carries = within(BACK_LIMIT_S, lambda: site.carried()[far] > so_far + SOME_BYTES)
+    trial.check(f"{near} is back, and carries data again", carries, time.monotonic() - back, "s")
     rate, _ = _rate(site, FLOWING_S)
     more = rate > LINK_BIT_S * MORE_THAN_ONE
     trial.check("more than one path could carry, again", more, rate / LINK_BIT_S, "of one link")
@@ -303,7 +310,7 @@ def _check_refused(site: Site) -> None:
     trial, client = site.trial, site.stage.client
     east = site.gates["east"]
     _tell(east, REFUSAL)
-    sent = _send(site, PARCEL_S)
+    sent = _send(site, REFUSED_S)
 
     def refused() -> list[dict[str, Any]]:
         subs = [sub for one in _live(site) for sub in one["subflows"]]

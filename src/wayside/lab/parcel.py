@@ -1,9 +1,9 @@
 """One long MPTCP transfer, by programs that know MPTCP and nothing of wayside.
 
-`serve PORT` takes parcels; `send ADDRESS PORT SECONDS` sends one for so long. Both say every tenth
-of a second how many bytes there are so far, and at the end their digest; the sender also says how
-many further subflows its kernel has (MPTCP_INFO), and whether it has fallen back to TCP. Times are
-CLOCK_MONOTONIC's, which all namespaces share.
+`serve PORT` takes parcels; `send ADDRESS PORT SECONDS [tcp]` sends one for so long. Both say every
+tenth of a second how many bytes there are so far, and at the end their digest; the sender also says
+how many further subflows its kernel has (MPTCP_INFO), and whether it has fallen back to TCP. Times
+are CLOCK_MONOTONIC's, which all namespaces share.
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def take(sock: socket.socket) -> None:
         told.ended(str(error))
 
 
-def send(address: str, port: int, seconds: float) -> None:
-    """Send a parcel."""
+def send(address: str, port: int, seconds: float, kind: str = "mptcp") -> None:
+    """Send a parcel; `kind`: mptcp or tcp."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     chunk, told = os.urandom(CHUNK_BYTES), Told()
-    with socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP) as sock:
+    protocol = IPPROTO_MPTCP if kind == "mptcp" else socket.IPPROTO_TCP
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as sock:
         sock.connect((address, port))
         until = time.monotonic() + seconds
         try:
@@ -110,7 +111,7 @@ def main() -> None:
     role, *words = sys.argv[1:]
     if role == "serve":
         serve(int(words[0]))
-    send(words[0], int(words[1]), float(words[2]))
+    send(words[0], int(words[1]), float(words[2]), *words[3:])
 
 
 if __name__ == "__main__":
