@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -19,7 +19,7 @@ FREE_PORT, OTHER_PORT = 5555, 5556
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
-def loopback(stage: Stage, request: pytest.FixtureRequest) -> Iterator[tuple[Helper, Node, str]]:
+def loopback(stage: Stage, request: pytest.FixtureRequest) -> Generator[tuple[Helper, Node, str]]:
     """A helper in a namespace of its own, and an address there."""
     near = stage.gate.node
     near.run("ip", "netns", "add", "multipath")
@@ -33,7 +33,7 @@ def loopback(stage: Stage, request: pytest.FixtureRequest) -> Iterator[tuple[Hel
 
 
 @contextmanager
-def talking(node: Node, address: str) -> Iterator[socket.socket]:
+def talking(node: Node, address: str) -> Generator[socket.socket]:
     """An MPTCP connection over which both ends have said something; the asker's socket."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with inside(node):

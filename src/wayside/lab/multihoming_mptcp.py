@@ -35,20 +35,20 @@ from wayside.runtime.names import service_of
 
 PORT = 7171
 LINK_BIT_S = 40_000_000
-PARCEL_S = 28.0
+PARCEL_S = 30.0
 REFUSED_S = 14.0
 UP_LIMIT_S = 5.0
 FLOWING_S = 2.0
 """How long is looked at how much comes."""
 
-DEAD_S = 4.5
-LEFT_S = 2.5
+DEAD_S = 3.5
+LEFT_S = 2.0
 """MPTCP's own timers find out that a subflow gets no answers."""
 
 SILENT_MAX_S = 2.0
 
-BACK_LIMIT_S = 8.0
-"""TCP has doubled its timer a few times."""
+BACK_LIMIT_S = 9.0
+"""TCP has doubled its timer five times, from 0.2 to 0.3 s: it tries again after 6 to 9 s."""
 
 AGAIN_LIMIT_S = 20.0
 """Who was refused a few times asks again after 8 or 16 s."""

@@ -87,7 +87,7 @@ class Helper:
                 case WatchMptcp():
                     return Done(sockets=["mptcp"]), {"mptcp": mptcp.open_events()}
                 case MakeSubflow(token, number, flow):
-                    mptcp.make_subflow(mptcp.Subflow(token, number, unpack_flow(flow)))
+                    self._make_subflow(mptcp.Subflow(token, number, unpack_flow(flow)))
                 case Diagnose():
                     packed = [
                         PackedDiagnosis(one.where, one.why, one.rule)
@@ -118,6 +118,12 @@ class Helper:
         self.plane.setup(Role(own=frozenset(own)), skeleton)
         links.setup_host(*own, IPv6Network(setup.v6_prefix))
         self._own = own
+
+    def _make_subflow(self, wanted: mptcp.Subflow) -> None:
+        """Only from an address that applications have here: what leaves has passed our rules."""
+        if self._own is not None and wanted.flow.source.ip not in self._own:
+            raise ValueError(f"{wanted.flow} does not begin at a virtual address of this host")
+        mptcp.make_subflow(wanted)
 
     def _setup_gate(self, setup: GateSetup) -> None:
         skeleton = gate_skeleton(
