@@ -31,6 +31,7 @@ MEASURES = {
     "moves-far": ("handover:measure_far", "the same over long wires"),
     "stop": ("stopping:measure", "a transfer in a flood, before STOP and after"),
     "silent": ("silent:measure", "the gap when a path dies without a sign, beside MPTCP's"),
+    "mptcp": ("mptcp:measure", "MPTCP over two paths, beside the sum of the paths alone"),
     "quic": ("quic:measure", "aioquic moves, through a default-drop gate"),
     "thousand": ("thousand:measure", "connections that are kept through a thousand moves"),
     "gate-scale": ("scale_gate:measure", "a gate with a million connections, simulated"),

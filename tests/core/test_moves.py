@@ -332,3 +332,18 @@ def test_a_mover_whom_nobody_hears_asks_again_until_somebody_does(mover: str, ga
     pair.run(6)
     assert pair.is_up
     assert pair.connection("s").agreement.wire == pair.connection("c").agreement.wire.reversed()
+
+
+def test_a_subflow_of_mptcp_stays_on_its_path_while_its_end_has_that_address() -> None:
+    """R-2.5: it moves when the address is gone, as anything else does at once."""
+    pair = Pair(1, transport=Transport.MPTCP).open()
+    here, new = pair.own["c"][0], Address.parse(NEW[4]["c"]).with_port(4747)
+    wire = pair.connection("c").agreement.wire
+    elsewhere = {wire.destination.ip: new.ip}
+    assert pair.tell("c", SourcesChanged(elsewhere, (new, here))) == []
+    assert pair.connection("c").agreement.wire == wire
+    pair.own["c"] = (new, new)
+    assert pair.tell("c", SourcesChanged(elsewhere, (new,))) != []
+    pair.run(0.5)
+    assert pair.is_up
+    assert pair.connection("c").agreement.wire.source.ip == new.ip

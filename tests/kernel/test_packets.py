@@ -8,6 +8,7 @@ from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.packets import (
     TCP,
     UDP,
+    Packet,
     build_ip,
     build_refusal,
     build_udp,
@@ -154,3 +155,53 @@ def test_a_refusal_is_the_icmp_error_that_the_socket_understands(
     assert (answer[at], answer[at + 1]) == (kind, code)
     assert segment_sum(answer) == 0
     assert answer[at + 8 :] == raw
+
+
+def syn_with(family: int, options: bytes, flags: int = 0x02) -> Packet | None:
+    """A SYN with these TCP options (a multiple of 4 bytes)."""
+    raw = tcp_packet(family, flags, b"")
+    at = 20 if family == 4 else 40
+    head = raw[at : at + 20]
+    offset = (20 + len(options)) // 4 << 4
+    segment = head[:12] + bytes([offset]) + head[13:20] + options
+    source, destination = flow_of(family).source.ip, flow_of(family).destination.ip
+    return parse_packet(build_ip(source, destination, 6, segment))
+
+
+MSS, CAPABLE, JOIN = b"\x02\x04\x05\xb4", b"\x1e\x04\x01\x01", b"\x1e\x0c\x10\x01" + bytes(8)
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("options", "multipath", "join"),
+    [
+        (CAPABLE, True, False),
+        (MSS + b"\x01\x01\x01\x01" + CAPABLE, True, False),
+        (MSS + JOIN, False, True),
+        (MSS, False, False),
+        (b"", False, False),
+        (b"\x00\x00\x00\x00" + CAPABLE, False, False),
+        (b"\x1e\x02\x01\x01", False, False),
+        (b"\x1e\x09\x01\x01", False, False),
+        (b"\x02\x00\x05\xb4" + CAPABLE, False, False),
+        (b"\x01\x01\x01\x1e", False, False),
+    ],
+)
+def test_a_syn_says_whether_it_wants_mptcp(
+    family: int, options: bytes, multipath: bool, join: bool
+) -> None:
+    """Also behind other options; not behind the end of them, cut off, or of no length."""
+    packet = syn_with(family, options)
+    assert packet
+    assert (packet.is_multipath, packet.is_join) == (multipath, join)
+
+
+@FAMILIES
+def test_only_a_syn_asks_for_anything(family: int) -> None:
+    packet = syn_with(family, CAPABLE, flags=0x10)
+    assert packet
+    assert not packet.is_multipath
+    datagram = parse_packet(build_udp(flow_of(family), b"\x1e" * 40))
+    assert datagram
+    assert not datagram.is_multipath
+    assert not datagram.is_join

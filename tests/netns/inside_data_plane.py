@@ -7,7 +7,7 @@ import pytest
 
 from wayside.lab.enclosure import leave_with_the_outer_process
 
-PARTS = ("gate_plane", "nat_plane", "host_plane", "error_plane", "helper", "usable")
+PARTS = ("gate_plane", "nat_plane", "host_plane", "error_plane", "helper", "mptcp", "usable")
 
 if __name__ == "__main__":
     leave_with_the_outer_process()

@@ -131,8 +131,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_what_has_no_way_is_taken_in_and_goes_when_there_is_a_new_one() -> None:
-    """The rule for packets going out is taken out, and put again: it is another one by then."""
+@pytest.mark.parametrize("transport", [Transport.TCP, Transport.MPTCP])
+def test_what_has_no_way_is_taken_in_and_goes_when_there_is_a_new_one(
+    transport: Transport,
+) -> None:
+    """The rule for packets going out is taken out, and put again: it is another one by then.
+
+    R-2.5: packets of MPTCP are TCP's, and find what waits for their connection.
+    """
     kept: list[bytes] = []
 
     async def run(stage: Stage) -> None:
@@ -145,7 +151,7 @@ def test_what_has_no_way_is_taken_in_and_goes_when_there_is_a_new_one() -> None:
         stage.these.opened(stage.opened())
         await settle()
 
-    stage = played(run)
+    stage = played(run, transport)
     assert stage.tap.released == kept
     assert stage.kernel.changes[1:] == [Put(rule) for rule in stage.about.outbound]
 

@@ -96,6 +96,10 @@ def _journey_lines(one: ConnectionRecord) -> list[str]:
     if one.redirected_by:
         way += "; sent there by " + ", ".join(f"{key[:KEY_SHOWN]}..." for key in one.redirected_by)
     lines.append(f"   {way}")
+    for sub in one.subflows:
+        who = f" by {sub.by}{f', rule {sub.rule}' if sub.rule else ''}" if sub.by else ""
+        why = f": {sub.why}" if sub.why else ""
+        lines.append(f"   subflow {sub.wire}: {sub.state}{who}{why}")
     if one.moves:
         gap = f", our last in {one.gap_ms:.0f} ms" if one.gap_ms is not None else ""
         lines.append(f"   moved {one.moves} times{gap}")

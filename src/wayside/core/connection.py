@@ -83,6 +83,11 @@ class HostContext:
         """Wall-clock time, unix seconds."""
         return self.epoch_s + now
 
+    def stays(self, wire: Flow) -> bool:
+        """Whether a move of ours leaves this flow alone: a subflow that has its path. R-2.5."""
+        here = (one.ip for one in self.own)
+        return wire.transport is Transport.MPTCP and wire.source.ip in here
+
     def alternatives(self, wire: Flow) -> tuple[Address, ...]:
         """Where else the other end of a flow from here can ask us. Spec: R-5.4.7."""
         if wire.transport is Transport.NONE or wire.source.ip.is_loopback:

@@ -16,6 +16,8 @@ from wayside.core.address import IP, Address, Flow, Transport
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 TTL = 64
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
+_OPTION_END, _OPTION_NONE, _OPTION_MPTCP = 0, 1, 30
+_MP_CAPABLE, _MP_JOIN = 0, 1
 _BY_PROTOCOL = {TCP: Transport.TCP, UDP: Transport.UDP}
 
 QUOTED_BYTES_MAX = 512
@@ -35,6 +37,30 @@ class Packet:
     def is_syn(self) -> bool:
         """Whether this asks for a TCP connection."""
         return self.tcp_flags & (_SYN | _ACK) == _SYN
+
+    @property
+    def is_multipath(self) -> bool:
+        """Whether this asks for an MPTCP connection (RFC 8684, section 3.1)."""
+        return self.is_syn and self._mptcp == _MP_CAPABLE
+
+    @property
+    def is_join(self) -> bool:
+        """Whether this asks for a further subflow of one (RFC 8684, section 3.2)."""
+        return self.is_syn and self._mptcp == _MP_JOIN
+
+    @property
+    def _mptcp(self) -> int | None:
+        """The subtype of the first MPTCP option in the TCP header."""
+        at = 40 if self.flow.family == 6 else (self.raw[0] & 15) * 4
+        options = self.raw[at + 20 : at + (self.raw[at + 12] >> 4) * 4]
+        while options and options[0] != _OPTION_END:
+            size = 1 if options[0] == _OPTION_NONE else options[1] if len(options) > 1 else 0
+            if options[0] == _OPTION_MPTCP and 3 <= size <= len(options):
+                return options[2] >> 4
+            if size < 1:
+                return None
+            options = options[size:]
+        return None
 
     @property
     def is_bare_ack(self) -> bool:

@@ -160,12 +160,14 @@ class Daemons:
         families: Sequence[int] = FAMILIES,
         redirectors: Sequence[Daemon] = (),
         approvers: Sequence[Daemon] = (),
+        mptcp: bool = False,
     ) -> Daemon:
         """A host with services (name: port); its peers are filled in by `start`.
 
         `rendezvous`: where it asks for names and, if it `registers`, says where it is, over these
         `families`; `redirectors`: who else may redirect it; `approvers`: without approval by one
         of them nobody gets in, but is sent to the first, over the first of the `families`.
+        `mptcp`: it makes further subflows.
         """
         daemon = self._daemon("host", node)
         certificate = sign_certificate(
@@ -177,6 +179,7 @@ class Daemons:
             f'certificate = "{self._certificate(node)}"',
             f"redirectors = {_keys(redirectors)}",
             f"approvers = {_keys(approvers)}",
+            *(["mptcp = true"] if mptcp else []),
             *(f'home = "{one.node.address(families[0])}"' for one in approvers[:1]),
             "[services]",
             *(f'"{name}" = {port}' for name, port in (services or {}).items()),

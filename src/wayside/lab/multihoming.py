@@ -79,7 +79,7 @@ def multihomed(world: World, name: str, core: Node, boxes: Sequence[Node]) -> No
         net = world.link(host, box)
         world.route(core, net, box)
         four, six = box.addresses[name]
-        device, metric = f"to-{box.name}", str(METRICS[box.name])
+        device, metric = f"to-{box.name}", str(METRICS[box.name.rpartition("-")[2]])
         host.run(*("ip", "route", "add", "default", "via", str(four)), *("metric", metric))
         more = ("via", str(six), "dev", device, "metric", metric)
         host.run("ip", "-6", "route", "add", "default", *more)

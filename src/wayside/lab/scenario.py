@@ -37,6 +37,7 @@ SCENARIOS = {
     "legacy": "wayside.lab.legacy",
     "dos-stop": "wayside.lab.dos_stop",
     "multihoming": "wayside.lab.multihoming",
+    "multihoming-mptcp": "wayside.lab.multihoming_mptcp",
     "restart": "wayside.lab.restart",
     "killed": "wayside.lab.killed",
     "icmp": "wayside.lab.icmp",

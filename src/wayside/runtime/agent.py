@@ -55,6 +55,7 @@ from .registering import Registrations
 from .reports import log_report
 from .silence import Silence
 from .store import Store
+from .subflows import Subflows
 from .udp import Received
 
 _log = structlog.get_logger()
@@ -65,7 +66,6 @@ class Agent:
 
     def __init__(self, config: HostConfig, host: Host, helper: Helper, store: Store) -> None:
         self.config = config
-        self.started = time.monotonic()
         self.helper = helper
         self.store = store
         self.host = host
@@ -78,6 +78,7 @@ class Agent:
         self.moves = Moves(host, self._deliver, self.applications, self._on_network_changed, paths)
         self.registrations = Registrations(config.steering.registers, self.ask_plainly)
         self.directory = Directory(config, self.asking, self.ask_plainly, self._answered, store)
+        self.subflows = Subflows(host, helper, self.log, self._deliver, self.close)
         self._running: tuple[Driver, asyncio.Task[None]] | None = None
 
     async def start(self) -> None:
@@ -106,6 +107,8 @@ class Agent:
         self._running = (driver, asyncio.ensure_future(self._watch_silence()))
         self.applications.start(sockets)
         driver.start(self._on_received)
+        if self.config.mptcp:
+            self.subflows.start(await self.helper.watch_mptcp())
         self.moves.start()
         self.registrations.start()
         self.log.write("daemon.ready")
@@ -117,6 +120,7 @@ class Agent:
             watch.cancel()
             self.registrations.stop()
             self.moves.stop()
+            self.subflows.stop()
             self.applications.stop()
             await driver.settled()
             driver.stop()
@@ -198,6 +202,7 @@ class Agent:
 
     def _on_settled(self) -> None:
         self.moves.look_soon()
+        self.subflows.look_soon()
 
     def _ask_for_packet(self, cid: Cid, packet: Packet) -> bool:
         """Ask for the connection that an application's first packet begins."""
@@ -205,8 +210,11 @@ class Agent:
         key = self.virtual.key_of(flow.destination.ip)
         peer = self.directory.peer_of(key) if key else None
         data = packet.payload if flow.transport is Transport.UDP else b""
-        return peer is not None and self.ask(
-            cid, peer, service_of(flow.destination.port), flow, data
+        wanted = self.subflows.wanted(packet)
+        return (
+            peer is not None
+            and wanted is not None
+            and self.ask(cid, peer, service_of(flow.destination.port), wanted, data)
         )
 
     def _on_received(self, received: Received) -> None:
@@ -259,6 +267,7 @@ class Agent:
         if effect.wire.transport is not Transport.NONE:
             self.applications.opened(effect)
         self.moves.opened(effect)
+        self.subflows.opened(effect)
         self.registrations.opened(effect)
         self.asking.opened(effect)
 
@@ -270,11 +279,13 @@ class Agent:
         log_report(self.log, effect)
         if local is not None:
             self.applications.refused(effect, local)
+        self.subflows.refused(effect)
         self.moves.ended(effect.cid)
         self.registrations.ended(effect)
 
     def _closed(self, effect: ReportClosed) -> None:
         self.applications.ended(effect.cid)
+        self.subflows.ended(effect.cid)
         self.moves.ended(effect.cid)
         log_report(self.log, effect)
         self.registrations.ended(effect)

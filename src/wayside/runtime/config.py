@@ -79,6 +79,7 @@ class HostConfig:
 
     `listen`: UDP port. `lifetime_s`: what it asks for its connections. `domains`: name to public
     key (32 bytes). `peers` and `services` by name. `steering`: what it knows of rendezvous.
+    `mptcp`: it signals and makes MPTCP's further subflows, in all of its network namespace.
     """
 
     name: str
@@ -90,6 +91,7 @@ class HostConfig:
     peers: Mapping[str, Peer]
     services: Mapping[str, Service]
     steering: Steering = field(default_factory=Steering)
+    mptcp: bool = False
 
 
 class DaemonFile(msgspec.Struct, kw_only=True):
@@ -116,6 +118,7 @@ class _HostFile(DaemonFile, kw_only=True):
     redirectors: list[str] = []
     approvers: list[str] = []
     home: str = ""
+    mptcp: bool = False
 
 
 class _PeerFile(msgspec.Struct):
@@ -154,6 +157,7 @@ def load_host(
         steering=read_steering(
             document, file.rendezvous, file.domains, file.redirectors, file.approvers, file.home
         ),
+        mptcp=file.mptcp,
     )
 
 

@@ -121,6 +121,21 @@ class HopRecord(msgspec.Struct, kw_only=True, frozen=True):
     role: str
 
 
+class SubflowRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """A further subflow of an MPTCP connection, a path of its own: `wire` as it leaves here.
+
+    `state`: asked, allowed, up, refused or gone; `cid`: of the connection that was signaled for it;
+    `why`, `by`, `rule`: why there is none, and who says so.
+    """
+
+    wire: str
+    state: str
+    cid: str = ""
+    why: str = ""
+    by: str = ""
+    rule: str = ""
+
+
 class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     """A connection as `status` shows it.
 
@@ -131,7 +146,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     another way; `hidden`: one end does not know where the other is. `moves`: how often its way
     has changed; `gap_ms`: of our own last move, from the news of the new address to the rules.
     `stands`: how it is, if it is not simply agreed between its two ends;
-    `alternatives`: where else the peer says that it is.
+    `alternatives`: where else the peer says that it is; `subflows`: MPTCP's further ones.
     """
 
     cid: str
@@ -152,6 +167,7 @@ class ConnectionRecord(msgspec.Struct, kw_only=True, frozen=True):
     gap_ms: float | None = None
     stands: str = ""
     alternatives: list[str] = []
+    subflows: list[SubflowRecord] = []
 
 
 class RegistrationRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -50,6 +50,8 @@ Name = Literal[
     "packet.released",
     "rule.installed",
     "rule.removed",
+    "subflow.made",
+    "subflow.up",
 ]
 
 Role = Literal["host", "gate", "rendezvous"]

@@ -31,7 +31,10 @@ class Waiting:
 
 
 class WaitingRoom:
-    """Packets that wait, by the flow as the application's socket sees it."""
+    """Packets that wait, by the flow as the application's socket sees it.
+
+    MPTCP's are TCP's here: only who asks for the connection tells them apart.
+    """
 
     def __init__(self) -> None:
         self.lost = 0
@@ -39,7 +42,7 @@ class WaitingRoom:
 
     def find(self, flow: Flow) -> Waiting | None:
         """What waits for this flow."""
-        return self._by_flow.get(flow)
+        return self._by_flow.get(flow.on_the_wire)
 
     def flow_of(self, cid: Cid) -> Flow | None:
         """The flow that waits for a connection."""
@@ -50,6 +53,7 @@ class WaitingRoom:
 
         `newest`: of too many the newest are kept, else the first.
         """
+        flow = flow.on_the_wire
         waiting = self._by_flow.get(flow)
         if waiting is None:
             if len(self._by_flow) >= FLOWS_MAX:
@@ -65,5 +69,5 @@ class WaitingRoom:
 
     def take(self, flow: Flow) -> list[bytes]:
         """Let all packets of a flow out."""
-        waiting = self._by_flow.pop(flow, None)
+        waiting = self._by_flow.pop(flow.on_the_wire, None)
         return waiting.packets if waiting else []

@@ -1,4 +1,4 @@
-"""The privileged helper: a process that owns nftables and does nine typed things, nothing else.
+"""The privileged helper: a process that owns nftables and does eleven typed things, nothing else.
 
 A daemon starts it (helper_client.py) and then gives up all its own privileges; what parses
 network bytes has none, and what has some never sees the network. It is plain: one socket to its
@@ -16,7 +16,7 @@ from typing import assert_never
 
 import msgspec
 
-from wayside.kernel import links
+from wayside.kernel import links, mptcp
 from wayside.kernel.apply import NftDataPlane
 from wayside.kernel.multihoming import route_by_source
 from wayside.kernel.nft import GATE_MAPS, Role
@@ -37,6 +37,7 @@ from .helper_messages import (
     HostSetup,
     ListRules,
     LookUp,
+    MakeSubflow,
     OpenSockets,
     PackedDiagnosis,
     Request,
@@ -44,6 +45,7 @@ from .helper_messages import (
     SetupGate,
     SetupHost,
     Teardown,
+    WatchMptcp,
     pack_installed,
     unpack_change,
     unpack_flow,
@@ -82,6 +84,10 @@ class Helper:
                     return Done(rules=pack_installed(found)), {}
                 case RouteBySource():
                     route_by_source()
+                case WatchMptcp():
+                    return Done(sockets=["mptcp"]), {"mptcp": mptcp.open_events()}
+                case MakeSubflow(token, number, flow):
+                    self._make_subflow(mptcp.Subflow(token, number, unpack_flow(flow)))
                 case Diagnose():
                     packed = [
                         PackedDiagnosis(one.where, one.why, one.rule)
@@ -112,6 +118,12 @@ class Helper:
         self.plane.setup(Role(own=frozenset(own)), skeleton)
         links.setup_host(*own, IPv6Network(setup.v6_prefix))
         self._own = own
+
+    def _make_subflow(self, wanted: mptcp.Subflow) -> None:
+        """Only from an address that applications have here: what leaves has passed our rules."""
+        if self._own is not None and wanted.flow.source.ip not in self._own:
+            raise ValueError(f"{wanted.flow} does not begin at a virtual address of this host")
+        mptcp.make_subflow(wanted)
 
     def _setup_gate(self, setup: GateSetup) -> None:
         skeleton = gate_skeleton(

@@ -21,6 +21,7 @@ from typing import Literal, Self, overload
 from wayside.core.address import Flow
 from wayside.core.constants import SIGNALING_PORT
 from wayside.kernel.doctor import Diagnosis
+from wayside.kernel.mptcp import Subflow
 from wayside.kernel.names import CHANGES_MAX
 from wayside.kernel.plan import Change, InstalledRule, KernelError
 
@@ -33,12 +34,14 @@ from .helper_messages import (
     HostSetup,
     ListRules,
     LookUp,
+    MakeSubflow,
     OpenSockets,
     Request,
     RouteBySource,
     SetupGate,
     SetupHost,
     Teardown,
+    WatchMptcp,
     pack_change,
     pack_flow,
     unpack_installed,
@@ -190,6 +193,15 @@ class Helper:
     async def route_by_source(self) -> None:
         """Let what is signaled leave by the link that has its address. Raises KernelError."""
         await self._ask(RouteBySource())
+
+    async def watch_mptcp(self) -> socket.socket:
+        """Take over MPTCP's path management; a socket that hears of it. Raises KernelError."""
+        _, (descriptor,) = await self._channel.exchange(WatchMptcp())
+        return socket.socket(fileno=descriptor)
+
+    async def make_subflow(self, wanted: Subflow) -> None:
+        """Begin a further subflow. Raises KernelError."""
+        await self._ask(MakeSubflow(wanted.token, wanted.number, pack_flow(wanted.flow)))
 
     async def diagnose(self) -> list[Diagnosis]:
         """Rulesets of others that may drop what was signaled. Raises KernelError."""

@@ -155,6 +155,18 @@ class RouteBySource(msgspec.Struct, tag=True):
     """Let what is signaled leave by the link that has its address, as addresses are now."""
 
 
+class WatchMptcp(msgspec.Struct, tag=True):
+    """Take over MPTCP's path management; the socket that hears of it comes with the answer."""
+
+
+class MakeSubflow(msgspec.Struct, tag=True):
+    """Begin a further subflow of an MPTCP connection (kernel/mptcp.py)."""
+
+    token: int
+    number: int
+    flow: PackedFlow
+
+
 class Diagnose(msgspec.Struct, tag=True):
     """Rulesets of others that may drop ours."""
 
@@ -171,6 +183,8 @@ Request = (
     | ListRules
     | LookUp
     | RouteBySource
+    | WatchMptcp
+    | MakeSubflow
     | Diagnose
     | Teardown
 )

@@ -207,7 +207,8 @@ class Moves:
         began = time.monotonic()
         self._pace.begin(began)
         since, self._since = self._since or began, None
-        peers = _peers_of(self._live())
+        stays = self._host.context.stays
+        peers = _peers_of(one for one in self._live() if not stays(one.agreement.wire))
         towards = {ip: self.source_towards(Address(ip, 0)) for ip in peers}
         changed: dict[IP, IP] = {}
         for ip, source in towards.items():
