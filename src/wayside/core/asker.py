@@ -268,6 +268,8 @@ class Asker(Yielding):
             return self._drop(event, DropReason.UNEXPECTED)
         try:
             terms = self._believed(event.header, message, attempt)
+            if attempt.confirm is not None:  # to where it comes from: the other end may have left
+                return [replace(attempt.confirm, destination=event.source)]
             key = connection_key(attempt.secret, terms.ephemeral, attempt.hash, terms.ephemeral)
             wire = self._agreed_wire(terms, message, attempt)
         except DecodeError:
@@ -276,8 +278,6 @@ class Asker(Yielding):
             return self._drop(event, DropReason.SIGNATURE)
         except ValueError:
             return self._drop(event, DropReason.ADDRESS)
-        if attempt.confirm is not None:  # to where it comes from: the other end may have left
-            return [replace(attempt.confirm, destination=event.source)]
         self.towards = attempt.towards or self.towards
         confirm = self._confirm(event.header, message, key, wire.source)
         attempt.confirm, attempt.message = confirm, None
