@@ -99,6 +99,7 @@ class AgreementCheck(Watcher):
             return
         if self._pending.get((site.name, five_tuple(flow)), False):
             cids += self._agreed(flow, verdict.flow, pending=True) or ()
+            cids += self._stood_in(site, flow)
         if not cids:
             self.fail(f"{site.name} lets {flow} through, which its two ends did not agree to")
         live = [cid for cid in cids if now <= self._closed.get((site.name, cid), now) + SETTLE_S]
@@ -149,6 +150,11 @@ class AgreementCheck(Watcher):
             for cid in candidates
             if enough(self._arrives(cid, way, pending) for _, way in honest)
         ]
+
+    def _stood_in(self, site: Site, flow: Flow) -> list[Cid]:
+        """The connections that a gate itself has agreed to, in the place of a host. R-12.2."""
+        accepts, way = self._said.flows.accepts, five_tuple(flow)
+        return [cid for one in (way, turned(way)) for cid in accepts.get((site.name, one), {})]
 
     def _arrives(self, cid: Cid, flow: FiveTuple, pending: bool) -> bool:
         """Whether whom a packet of a connection comes to at last has agreed to it."""
