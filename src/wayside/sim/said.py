@@ -184,7 +184,10 @@ class Said(Watcher):
     # --- what an end says ---
 
     def _said(self, step: Step, datagram: SendDatagram) -> None:
-        header, message = decode(datagram.data)
+        try:
+            header, message = decode(datagram.data)
+        except DecodeError:  # a gate's that answers in a host's place, and lies
+            return
         match message:
             case Open():
                 self._said_open(step, header, message)
