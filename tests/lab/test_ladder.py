@@ -338,7 +338,8 @@ def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
 def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cut() -> None:
     log = Log()
     for number in range(ladder.ROWS_MAX + 50):
-        log.add(10 * number, "gate", "dropped", cid="", reason="not-csp")
+        log.add(1001 * number, "gate", "dropped", cid="", reason="not-csp")
+        log.add(1001 * number + 500, "gate", "dropped", cid="", reason="not-csp")
     log.add(20, "gate", "daemon.recovered", cid="", connections=2)
     log.records += through_a_gate()
     drawn = ladder.build(log.records)
@@ -348,6 +349,7 @@ def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cu
     assert any(isinstance(m, Mark) and m.text == "restarted, knows 2 connections" for m in others)
     assert isinstance(others[-1], Mark)
     assert others[-1].text == "51 more lines"
+    assert [m.count for m in others if isinstance(m, Mark)][:3] == [2, 1, 2]
 
 
 def test_a_flood_from_outside_is_counted_and_hides_nothing() -> None:

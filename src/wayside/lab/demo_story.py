@@ -222,7 +222,7 @@ def _flooded(world: DemoWorld, tell: Telling) -> None:
 def _path_dies(world: DemoWorld, tell: Telling, session: Process | None) -> _Status:
     tell.step("7. Home again, the café's link stays up. In a download and a call, home goes dead.")
     world.roamer.soft(world.home)
-    within(SEEN_LIMIT_S, lambda: not session or _all_by(world, world.home))
+    within(SEEN_LIMIT_S, lambda: not any(_by(world.cafe, way) for way in _ways(world)))
     call = _call(world, 10.0)
     name = "the network behind home drops everything; all links are up, and nobody is told"
     status = _during_download(world, tell, session, name, lambda: silence(world.core, "home"))

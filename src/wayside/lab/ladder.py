@@ -33,6 +33,9 @@ SKEW_S = 0.2
 TOGETHER_S = 0.002
 """Marks of the same kind at the same place so close in time are drawn as one."""
 
+DROPS_TOGETHER_S = 1.0
+"""The same of what was dropped: a flood takes longer."""
+
 ROWS_MAX = 300
 """Lines of one section: a flood of dropped datagrams is told, not drawn."""
 
@@ -257,16 +260,21 @@ def _flight_of(received: Record, same: list[_Flight], ways: set[_Way]) -> _Fligh
         elif -SKEW_S < age_s < 0:
             late.append(flight)
     found = early[::-1] + late
-    along = [flight for flight in found if _way_of(flight.sent, received) in ways]
+    along = [flight for flight in found if _is_along(flight.sent or _NOTHING, received, ways)]
     return next(iter(along + found), None)
 
 
-def _way_of(sent: Record | None, received: Record) -> _Way:
-    """From whom to whom the OPEN went that this datagram belongs to, if this one goes its way."""
-    source, target = sent.node if sent else "", received.node
-    if received.type in ("ACCEPT", "STOP"):
-        source, target = target, source
-    return received.cid, received.seq, source, target
+def _is_along(sent: Record, received: Record, ways: set[_Way]) -> bool:
+    """Whether it goes the way of the OPEN that it belongs to: an answer back, a CLOSE either way."""
+    there = (received.cid, received.seq, sent.node, received.node) in ways
+    back = (received.cid, received.seq, received.node, sent.node) in ways
+    match received.type:
+        case "ACCEPT" | "STOP":
+            return back
+        case "CLOSE":
+            return there or back
+        case _:
+            return there
 
 
 def _path_order(flights: list[_Flight], roles: dict[str, str]) -> list[str]:
@@ -381,10 +389,11 @@ def _together(marks: list[Mark]) -> list[Mark]:
     """
     kept: list[Mark] = []
     for mark in marks:
+        near_s = DROPS_TOGETHER_S if mark.text.startswith("dropped") else TOGETHER_S
         for position in range(len(kept) - 1, -1, -1):
             earlier = kept[position]
             again = mark.text.startswith("location kept") and mark.detail == earlier.detail
-            if mark.time_ms - earlier.time_ms > TOGETHER_S * 1000 and not again:
+            if mark.time_ms - earlier.time_ms > near_s * 1000 and not again:
                 continue
             if (earlier.column, earlier.text) == (mark.column, mark.text):
                 kept[position] = replace(earlier, count=earlier.count + 1)
