@@ -265,7 +265,7 @@ def _flight_of(received: Record, same: list[_Flight], ways: set[_Way]) -> _Fligh
 
 
 def _is_along(sent: Record, received: Record, ways: set[_Way]) -> bool:
-    """Whether it goes the way of the OPEN that it belongs to: an answer back, a CLOSE either way."""
+    """Whether it goes the way of its OPEN: an answer goes back, a CLOSE either way."""
     there = (received.cid, received.seq, sent.node, received.node) in ways
     back = (received.cid, received.seq, received.node, sent.node) in ways
     match received.type:
