@@ -66,7 +66,6 @@ class Agent:
 
     def __init__(self, config: HostConfig, host: Host, helper: Helper, store: Store) -> None:
         self.config = config
-        self.started = time.monotonic()
         self.helper = helper
         self.store = store
         self.host = host

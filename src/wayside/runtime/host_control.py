@@ -48,6 +48,7 @@ class HostControl:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._started = time.monotonic()
 
     async def answer(self, request: Request) -> Reply:
         """Answer one request. Raises WaysideError."""
@@ -157,7 +158,7 @@ class HostControl:
             name=agent.config.name,
             key=key_text(host.context.key.public),
             pid=os.getpid(),
-            uptime_s=now - agent.started,
+            uptime_s=now - self._started,
             connections_total=len(records),
             connections=records[:limit],
             services=[
