@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wayside.cli import see
 from wayside.cli.main import run
 from wayside.cli.text import plain, span
 from wayside.runtime.control_types import (
@@ -19,6 +20,7 @@ from wayside.runtime.control_types import (
     ServiceRecord,
     StatusReply,
     StatusRequest,
+    SubflowRecord,
     WhyReply,
     WhyRequest,
 )
@@ -155,3 +157,25 @@ def test_a_span_has_one_unit(seconds: float, text: str) -> None:
 
 def test_what_a_stranger_says_does_not_steer_the_terminal() -> None:
     assert plain("a\x1b[2Jb\rc\u202ed é") == "a?[2Jb?c?d é"
+
+
+def test_status_shows_further_subflows_and_why_there_is_none() -> None:
+    one = ConnectionRecord(
+        cid="0" * 32,
+        peer="server.lab",
+        service="https",
+        transport="mptcp",
+        state="connected",
+        flow="a:1 > b:2",
+        wire="c:1 > d:2",
+        subflows=[
+            SubflowRecord(wire="e:3 > f:2", state="up"),
+            SubflowRecord(wire="g:4 > h:2", state="refused", why="no", by="east", rule="r"),
+            SubflowRecord(wire="i:5 > j:2", state="gone", why="the kernel has closed it"),
+        ],
+    )
+    assert see._journey_lines(one)[-3:] == [
+        "   subflow e:3 > f:2: up",
+        "   subflow g:4 > h:2: refused by east, rule r: no",
+        "   subflow i:5 > j:2: gone: the kernel has closed it",
+    ]

@@ -130,6 +130,14 @@ def test_an_option_goes_over_the_environment_over_the_file_over_the_default(
     assert load_host(path, {"listen": 3000}, {"WAYSIDE_LISTEN": "2000"}).listen == 3000
 
 
+def test_mptcp_is_managed_only_where_the_file_says_so(tmp_path: Path) -> None:
+    """It is so for a whole network namespace, which may have others' connections."""
+    assert not host(tmp_path, "").mptcp
+    assert host(tmp_path, "mptcp = true").mptcp
+    assert not host(tmp_path, "mptcp = true", WAYSIDE_MPTCP="false").mptcp
+    assert "host.toml:1" in refused(tmp_path, 'mptcp = "yes"')
+
+
 def test_lists_in_the_environment_have_commas(tmp_path: Path) -> None:
     config = gate(tmp_path, "", WAYSIDE_INSIDE="in0, in1", WAYSIDE_OUTSIDE="out0")
     assert (config.inside, config.outside) == (("in0", "in1"), ("out0",))

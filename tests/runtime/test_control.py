@@ -313,6 +313,7 @@ def test_the_shape_of_every_reply_is_what_programs_rely_on() -> None:
                 "gap_ms": "NoneType",
                 "stands": "str",
                 "alternatives": [],
+                "subflows": [],
             }
         ],
         "services": [{"service": "str", "port": "int", "allow": []}],

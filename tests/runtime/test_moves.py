@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
 
 from pair import Pair
-from wayside.core.address import IP, Address
+from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.connection import Connection
 from wayside.core.effects import ReportOpened
 from wayside.core.events import SourcesChanged
@@ -107,6 +107,21 @@ def test_a_new_address_is_told_for_each_peer_and_leads_to_a_move(world: World) -
     attempt = world.pair.connection("c").attempt
     assert attempt is not None
     assert attempt.wire.source.ip == NEW
+
+
+def test_a_subflow_is_not_told_of_a_better_address_until_its_own_is_gone(world: World) -> None:
+    """R-2.5."""
+    connection, here = world.pair.connection("c"), world.pair.own["c"][0]
+    about = connection.agreement
+    wire = Flow(Transport.MPTCP, about.wire.source, about.wire.destination)
+    connection.agreement = replace(about, wire=wire)
+    world.pair.c.context.own = (Address(NEW, 4747), here)
+    world.source = NEW
+    looking(world)
+    assert world.heard == []
+    world.pair.c.context.own = (Address(NEW, 4747),)
+    looking(world)
+    assert world.heard == [{wire.destination.ip: NEW}]
 
 
 def test_what_has_lost_its_address_is_held_and_what_has_both_is_not(world: World) -> None:

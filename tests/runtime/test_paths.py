@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from pair import Pair
-from wayside.core.address import IP, Address, Flow
+from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
 from wayside.core.host import Host
@@ -167,3 +167,20 @@ def test_what_both_ends_agreed_on_holds_against_the_kernels_choice(world: World)
     wire = replace(about.wire, source=Address(C2, about.wire.source.port))
     keeper.opened(ReportOpened(about.cid, "s", "https", wire, about.local, 60.0, refreshed=True))
     assert keeper.source_towards(wire.destination.ip) == Address(C2, 0)
+
+
+def test_where_a_further_subflow_goes_is_nothing_to_others(world: World) -> None:
+    """R-2.5: new connections are asked for where they would be without it."""
+    keeper = run(world)
+    about = world.pair.connection("c").agreement
+    there = about.wire.destination
+    wire = Flow(Transport.MPTCP, Address(C2, 5000), Address(S2, there.port))
+    world.pair.connection("c").agreement = replace(
+        about, wire=wire, alternatives=(there.with_port(4747),)
+    )
+    for refreshed in (False, True):
+        report = ReportOpened(about.cid, "s", "https", wire, about.local, 60.0, refreshed)
+        keeper.opened(report)
+    assert keeper.source_towards(S2) is None
+    asked = there.with_port(4747)
+    assert keeper.towards(about.peer.key, asked) == asked

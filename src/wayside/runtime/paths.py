@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from wayside.core.address import IP, Address, Flow
+from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.connection import State
 from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
@@ -87,9 +87,12 @@ class PathKeeper:
             self._reading = asyncio.ensure_future(self._read(self._reading))
 
     def opened(self, report: ReportOpened) -> None:
-        """A connection is up, or up again, perhaps by another path."""
+        """A connection is up, or up again, perhaps by another path.
+
+        Where MPTCP's subflows go says nothing of where others should: each has a path of its own.
+        """
         connection = self._host.connections.get(report.cid)
-        if connection is None:
+        if connection is None or report.wire.transport is Transport.MPTCP:
             return
         about = connection.agreement
         if about.alternatives and len(self._latest) < PEERS_MAX:
