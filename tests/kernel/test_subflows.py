@@ -190,6 +190,30 @@ def test_the_first_stands_for_all_and_another_when_it_is_gone() -> None:
     assert not world.one.is_over(world.connections)
 
 
+def test_a_subflow_that_has_moved_leaves_its_path_to_another() -> None:
+    """R-2.5: its own address was gone for a while, and is back; the other end has but one."""
+    world = World(2, 1)
+    (branch,) = world.ask()
+    branch.enter(Standing.UP, NOW)
+    (connection,) = world.connections.values()
+    own, theirs = (Address.parse(f"{ip}:0").ip for ip in ("10.77.0.1", FIRST_THEIRS))
+    moved = Pair(0, transport=Transport.MPTCP).open().connection("c")
+    assert branch.cid is not None
+    moved.agreement = replace(moved.agreement, cid=branch.cid, wire=world.one.wire(branch))
+    world.connections[branch.cid] = moved
+    assert world.paths() == []
+    here = moved.agreement.wire
+    source = Address(connection.agreement.wire.source.ip, here.source.port)
+    moved.agreement = replace(moved.agreement, wire=replace(here, source=source))
+    before = world.one.subflow(branch)
+    assert world.paths() == [("10.77.0.1", FIRST_THEIRS)]
+    assert world.one.wire(branch).source == source
+    assert world.one.subflow(branch) == before
+    another = world.one.branch(Path(own, theirs), 5001)
+    assert another is not None
+    assert another.number != branch.number
+
+
 def test_a_path_is_known_by_its_two_addresses() -> None:
     world = World(2, 2)
     (branch,) = world.ask()

@@ -100,6 +100,7 @@ class Multipath:
         self, own: Sequence[Address], connections: Mapping[Cid, Connection], now: float
     ) -> list[Wish]:
         """What is to be asked for now. `own`: where this host is, best first."""
+        self._follow(connections)
         about = next(iter(self._live(connections)), None)
         if about is None or about.stands:
             return []
@@ -170,6 +171,16 @@ class Multipath:
         """When something has to be done, if nothing happens."""
         found = (branch.due for branch in self.branches.values())
         return min((at for at in found if at is not None), default=None)
+
+    def _follow(self, connections: Mapping[Cid, Connection]) -> None:
+        """A subflow whose own address is gone has moved: the path that it had is free again."""
+        for path, branch in list(self.branches.items()):
+            known = connections.get(branch.cid) if branch.cid else None
+            now_at = _path_of(known.agreement.wire) if known else path
+            if now_at != path and now_at not in self.branches:
+                del self.branches[path]
+                branch.path = now_at
+                self.branches[now_at] = branch
 
     def _is_due(self, path: Path, now: float) -> bool:
         branch = self.branches.get(path)
