@@ -128,6 +128,22 @@ REGRESSIONS = {
         "The next OPEN agreed to the key of a move whose CONFIRM was lost, but not to its"
         " addresses (R-5.4.3).",
     ),
+    "moves-that-cross": Regression(
+        "both-move",
+        1056,
+        (),
+        "An end whose own move was answered took away the rule for packets to where it had been"
+        " asked meanwhile; its kernel answered them with a reset (R-5.4.6).",
+        broken.end_that_forgets_what_it_offered,
+        "survival",
+    ),
+    "a-confirm-that-is-late": Regression(
+        "both-move",
+        210,
+        (),
+        "Who had moved, and heard that the other end had, too, did not say its CONFIRM again when"
+        " an ACCEPT came from there (R-5.3.1).",
+    ),
     "a-link-down-for-a-moment": Regression(
         "mobile-server",
         140,

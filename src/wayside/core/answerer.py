@@ -346,7 +346,7 @@ class Answerer(Connection):
         first, before = self.state is State.OFFERED, self.agreement
         if first:
             self._enter(State.CONNECTED)
-        switch = self._switch(offer.after)
+        switch = self._switch(offer.after, offered=() if first else self._pending(offer))
         if offer.wire.transport is not Transport.NONE:  # a registration's are its location
             self._learn(offer.asked.alternatives)
         self.keys.add(offer.seq, offer.key)

@@ -378,14 +378,20 @@ class Connection:
     def _rules(self) -> tuple[Rule, ...]:
         return self.agreement.outbound + self.agreement.inbound + self.old
 
-    def _switch(self, wire: Flow, then: tuple[SendDatagram, ...] = ()) -> ChangeRules:
-        """Our packets take this way from now on; theirs may come the old one for a while. R-6.2."""
+    def _switch(
+        self, wire: Flow, then: tuple[SendDatagram, ...] = (), offered: tuple[Rule, ...] = ()
+    ) -> ChangeRules:
+        """Our packets take this way from now on; theirs may come the old one for a while. R-6.2.
+
+        `offered`: what lets them in where the other end may still think that we are.
+        """
         before, leaving = self.agreement, self.old
         local = wire if before.local == before.wire else before.local
         self.agreement = replace(before, wire=wire, local=local)
         put = self.agreement.outbound + self.agreement.inbound
         kept = {rule.match for rule in put}
-        self.old = tuple(rule for rule in before.inbound if rule.match not in kept)
+        others = dict.fromkeys((*before.inbound, *offered))
+        self.old = tuple(rule for rule in others if rule.match not in kept)
         kept |= {rule.match for rule in self.old}
         gone = tuple(rule for rule in leaving + before.outbound if rule.match not in kept)
         return ChangeRules(before.cid, put, gone, then)
