@@ -41,8 +41,8 @@ UP_LIMIT_S = 5.0
 FLOWING_S = 2.0
 """How long is looked at how much comes."""
 
-DEAD_S = 3.5
-LEFT_S = 2.0
+DEAD_S = 5.0
+LEFT_S = 2.5
 """MPTCP's own timers find out that a subflow gets no answers."""
 
 SILENT_MAX_S = 2.0
