@@ -137,6 +137,13 @@ REGRESSIONS = {
         broken.end_that_forgets_what_it_offered,
         "survival",
     ),
+    "still-on-the-way": Regression(
+        "both-move",
+        11856,
+        (),
+        "Who was asked after its own move took away the rule for packets that were still on the way"
+        " to where it had been (R-5.4.6).",
+    ),
     "a-confirm-that-is-late": Regression(
         "both-move",
         210,

@@ -59,6 +59,9 @@ ALTERNATIVES_BYTES = 2 + 20 * c.ALTERNATIVES_MAX
 DOUBLINGS_MAX = 8
 """Of the wait between ACCEPTs: OPENs that come again and again must not make it endless."""
 
+OLD_WAYS_MAX = 4
+"""Rules for packets to where we were, or were asked, beside the one for where we are."""
+
 
 @dataclass(slots=True)
 class Offer:
@@ -265,8 +268,10 @@ class Answerer(Connection):
         if pending and self.state is State.OFFERED:
             return [ChangeRules(cid, pending, (), (datagram,))]
         if pending and offer.after != self.agreement.wire:
-            gone = tuple(rule for rule in self.old if rule not in pending)
-            self.old = pending  # until it takes the place of what is now, or another move does
+            # Until it takes the place of what is now, or another move does. Packets may still be on
+            # the way to where we were before our own last move.
+            ways = (*pending, *(rule for rule in self.old if rule not in pending))
+            self.old, gone = ways[:OLD_WAYS_MAX], ways[OLD_WAYS_MAX:]
             return [ChangeRules(cid, pending, gone, (datagram,))]
         return [datagram]
 
