@@ -44,15 +44,16 @@ def main() -> None:
     to = client.address(server.name, int(family))
     flows = flows_from(client.node, to, PORT, int(count) * 2 * EVERY_S + 6)
     within(10, lambda: len(held(client)) == 4)
-    mover = hosts[who]
+    mover, daemon = hosts[who], client if who == "client" else server
     for number in range(3, 3 + int(count)):
         here = next(one for one in mover.links.values() if one.number)
         there = next(one for one in mover.links.values() if one is not here)
         (mover.hard if how == "hard" else mover.soft)(there.box, number)
+        done = [number - 2] * 4
+        within(5, lambda done=done: [one["moves"] for one in held(daemon)] == done)
         time.sleep(EVERY_S)
         if how == "soft":
             mover.leave(here.box)
-    daemon = client if who == "client" else server
     seen = {"held": held(daemon), "other": held(server if who == "client" else client)}
     for flow in flows:
         flow.wait(60)

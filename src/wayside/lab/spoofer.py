@@ -26,7 +26,7 @@ from wayside.lab.stage import SERVICES, serve_all
 from wayside.lab.world import Node
 
 ALLOW = 'default = "allow"\n'
-FORGE_S = 6.0
+FORGE_S = 12.0
 FETCHES = 8
 """Connections of the client under the flood; each is signaled."""
 
