@@ -141,8 +141,8 @@ class Answerer(Connection):
             effects = self._go_over(self._wire(event, opened), now)
         try:
             self.offer, data = self._offer(opened, event, message, now)
-        except BadSignature:
-            return self._drop(event, DropReason.SIGNATURE)
+        except BadSignature:  # what its MAC has shown holds all the same
+            return [*effects, *self._drop(event, DropReason.SIGNATURE)]
         if self.state is State.OFFERED:
             return [*effects, *self._accept(now)]
         if self.state is not State.IDLE:
