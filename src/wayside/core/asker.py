@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import constants as c
-from .address import IP, Address, Flow
+from .address import Address, Flow
 from .answerer import Offer
 from .attempt import Attempt, Counts
 from .codec import DecodeError, Header, decode_body, encode_body
@@ -36,7 +36,7 @@ from .effects import (
     SendDatagram,
 )
 from .errors import DropReason
-from .events import MessageReceived, OpenRequested, SourcesChanged
+from .events import MessageReceived, OpenRequested
 from .identity import PeerIdentity, key_text
 from .messages import (
     Accept,
@@ -204,40 +204,6 @@ class Asker(Yielding):
             return self._move(attempt.wire, now)  # not answered yet, but there we are, or the peer
         return self._move(self.agreement.wire, now)
 
-    def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
-        """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
-        about = self.agreement
-        here = about.wire.source
-        source = event.sources.get(about.wire.destination.ip)
-        pinned = about.local == about.wire and here.port != 0
-        if source is None or pinned or self.hider or self.state is not State.CONNECTED:
-            return []
-        attempt = self.attempt
-        under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
-        if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
-            return []
-        there = about.wire.destination
-        return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
-
-    def follow(self, source: IP) -> list[Effect]:
-        """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
-        about = self.agreement
-        here = Address(source, about.wire.source.port)
-        if here == about.wire.source or self.state is not State.CONNECTED:
-            return []
-        switch = self._switch(replace(about.wire, source=here))
-        about = self.agreement
-        report = ReportOpened(
-            about.cid,
-            str(about.peer),
-            about.service,
-            about.wire,
-            about.local,
-            self.lifetime_s,
-            refreshed=True,
-        )
-        return [switch, save(self), report]
-
     def _move(self, wire: Flow, now: float) -> list[Effect]:
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
         return self._ask(wire, now)
@@ -245,19 +211,6 @@ class Asker(Yielding):
     def _moves(self, attempt: Attempt) -> bool:
         elsewhere = attempt.wire.source != self.agreement.wire.source
         return attempt.message is not None and elsewhere and attempt.towards is None
-
-    def settle(self, now: float) -> list[Effect]:
-        """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
-        attempt, wire = self.attempt, self.agreement.wire
-        if attempt is None or attempt.message is None or attempt.wire == wire:
-            return []
-        if self._moves(attempt):
-            return self._move(replace(wire, source=attempt.wire.source), now)
-        attempt.message, attempt.hash = None, b""  # an ACCEPT of it would take us back
-        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
-        if self.PARITY == 0:
-            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
-        return []
 
     def _on_accept(self, event: MessageReceived, message: Accept, now: float) -> list[Effect]:
         """Believe it, make the rules, say that we are here; in this order. Spec: R-5.2, R-5.3."""

@@ -14,7 +14,6 @@ from . import constants as c
 from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
 from .approval import check_approval
-from .asker import Asker
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
 from .effects import Dropped, Effect
 from .ends import Initiator, Responder
@@ -36,6 +35,7 @@ from .events import (
 )
 from .identity import Names, PeerIdentity
 from .messages import Code, Open, Stop
+from .mover import Mover
 from .opening import CheckedOpen, Refusal, check_open, redirect, refuse
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
 from .rule import Cid
@@ -367,7 +367,7 @@ class Host:
         told: list[Effect] = []
         for connection in list(self.connections.values()):
             before = connection.agreement
-            if isinstance(connection, Asker) and connection.hider == registration.peer.key:
+            if isinstance(connection, Mover) and connection.hider == registration.peer.key:
                 effects = connection.follow(registration.wire.source.ip)
                 changes += effects[:1]
                 told += effects[1:]

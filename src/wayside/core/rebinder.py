@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from . import constants as c
 from .address import Flow
-from .asker import Asker
 from .connection import State
 from .effects import Effect
 from .events import OpenRequested
+from .mover import Mover
 from .opening import is_sound
 from .timers import Timer
 
@@ -23,7 +23,7 @@ MOVING_TRIES = 3
 """ACCEPTs without a CONFIRM, 0.75 s: then it does not move any more, or is not heard."""
 
 
-class Rebinder(Asker):
+class Rebinder(Mover):
     """What an end does that has more than one path."""
 
     __slots__ = ()

@@ -1,0 +1,70 @@
+"""An end that moves: it says where it is now, and goes by what the other end says of itself.
+
+A connection that is up is asked for again from where the host is now; one that is only being asked
+for is asked for from there, too, as if it had been from the beginning. Spec: R-5.4.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .address import IP, Address, Flow
+from .asker import Asker
+from .connection import State
+from .effects import Effect, ReportOpened
+from .events import SourcesChanged
+from .saved import save
+from .timers import Timer
+
+
+class Mover(Asker):
+    """What an end does that is elsewhere now."""
+
+    __slots__ = ()
+
+    def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
+        """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
+        about = self.agreement
+        here = about.wire.source
+        source = event.sources.get(about.wire.destination.ip)
+        pinned = about.local == about.wire and here.port != 0
+        if source is None or pinned or self.hider or self.state is not State.CONNECTED:
+            return []
+        attempt = self.attempt
+        under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
+        if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
+            return []
+        there = about.wire.destination
+        return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+
+    def follow(self, source: IP) -> list[Effect]:
+        """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
+        about = self.agreement
+        here = Address(source, about.wire.source.port)
+        if here == about.wire.source or self.state is not State.CONNECTED:
+            return []
+        switch = self._switch(replace(about.wire, source=here))
+        about = self.agreement
+        report = ReportOpened(
+            about.cid,
+            str(about.peer),
+            about.service,
+            about.wire,
+            about.local,
+            self.lifetime_s,
+            refreshed=True,
+        )
+        return [switch, save(self), report]
+
+    def settle(self, now: float) -> list[Effect]:
+        """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
+        attempt, wire = self.attempt, self.agreement.wire
+        if attempt is None or attempt.message is None or attempt.wire == wire:
+            return []
+        if self._moves(attempt):
+            return self._move(replace(wire, source=attempt.wire.source), now)
+        attempt.message, attempt.hash = None, b""  # an ACCEPT of it would take us back
+        self.timers.stop(Timer.RETRANSMIT, Timer.GIVE_UP)
+        if self.PARITY == 0:
+            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
+        return []
