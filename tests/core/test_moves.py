@@ -291,6 +291,35 @@ def test_a_move_is_not_taken_for_a_new_connection_by_who_has_forgotten_the_old()
     assert reasons(pair.inject("c", event.data, Address(new, 4747))) == [DropReason.UNKNOWN]
 
 
+@pytest.mark.parametrize("gates", [0, 1, 2])
+@pytest.mark.parametrize("lost", [Open, Accept, Confirm])
+def test_who_moves_while_it_asks_is_answered_where_it_is(lost: type[Message], gates: int) -> None:
+    """R-5.4.6: its first OPEN went unanswered, and the answer would come to where it was."""
+    pair = Pair(gates)
+    pair.lose[lost] = 1
+    pair.tell("c", pair.request())
+    pair.run(0.1)
+    new = move(pair, "c")
+    pair.run(3)
+    assert pair.is_up
+    wire = pair.connection("c").agreement.wire
+    assert wire.source.ip == new
+    agree(pair)
+    pair.close("s")
+    assert all(pair.kernel[node] == {} for node in pair.order)
+
+
+def test_who_moves_while_it_asks_waits_no_longer_for_that() -> None:
+    """R-5.1.7: 5 s in all, wherever it is."""
+    pair = Pair()
+    pair.hold.add(Open)
+    pair.tell("c", pair.request())
+    pair.run(4)
+    move(pair, "c")
+    pair.run(1.1)
+    assert pair.ended("c")
+
+
 @pytest.mark.parametrize("mover", ["c", "s"])
 def test_an_end_whose_sockets_see_the_wires_own_addresses_stays(mover: str) -> None:
     """R-5.4.6, R-6.2: it cannot rewrite, so nothing is said."""

@@ -157,6 +157,21 @@ REGRESSIONS = {
         (Fault(Kind.LINK_DOWN, 6.33, 0.35, "s2", 0.0),),
         "An end that went over to other addresses by an OPEN was counted where it had been.",
     ),
+    "a-move-while-asking": Regression(
+        "both-move",
+        10362,
+        (),
+        "Whoever moved while it asked went on asking from where it had been (R-5.4.6).",
+        broken.mover_that_asks_from_where_it_was,
+        "survival",
+    ),
+    "an-edited-return": Regression(
+        "firewall-redirect",
+        10976,
+        (Fault(Kind.MODIFY, 9.82, 7.306, "access-g1", 0.666),),
+        "Somebody on the path changed the port that a relay gave back: it drops what comes there,"
+        " and the checker of packets blamed the host, which cannot know.",
+    ),
 }
 
 

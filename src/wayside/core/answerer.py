@@ -36,7 +36,7 @@ from .crypto import (
     seal,
     unseal,
 )
-from .effects import ChangeRules, DeliverData, Effect, ReportOpened, SendDatagram
+from .effects import ChangeRules, DeliverData, Effect, SendDatagram
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
 from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, OpenTerms, encode
@@ -367,15 +367,7 @@ class Answerer(Connection):
             self.timers.stop(Timer.GIVE_UP)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
         about = self.agreement
-        report = ReportOpened(
-            about.cid,
-            str(about.peer),
-            about.service,
-            about.wire,
-            about.local,
-            self.lifetime_s,
-            refreshed=not first,
-        )
+        report = replace(self._up(), refreshed=not first)
         if first:
             return [ChangeRules(about.cid, about.outbound), save(self), report]
         moved = offer.after != before.wire or switch.remove

@@ -32,7 +32,6 @@ from .effects import (
     ChangeRules,
     DeliverData,
     Effect,
-    ReportOpened,
     SendDatagram,
 )
 from .errors import DropReason
@@ -325,22 +324,9 @@ class Asker(Yielding):
             effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
         elif wire != before.wire or switch.remove:
             effects = [switch]
-        effects.append(save(self))
-        peer = str(about.peer)
-        effects.append(
-            ReportOpened(
-                about.cid,
-                peer,
-                about.service,
-                wire,
-                about.local,
-                self.lifetime_s,
-                refreshed=not first,
-                carried=attempt.carries_data and not attempt.counts.challenges,
-                stands=about.stands,
-            )
-        )
-        return effects + self._answer_data(terms)
+        carried = attempt.carries_data and not attempt.counts.challenges
+        report = replace(self._up(), refreshed=not first, carried=carried)
+        return [*effects, save(self), report, *self._answer_data(terms)]
 
     def _answer_data(self, terms: AcceptTerms) -> list[Effect]:
         """The application's answer to a piggybacked datagram, if ACCEPT brought one. R-5.2.5."""

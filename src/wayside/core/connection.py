@@ -16,7 +16,15 @@ from . import constants as c
 from .address import Address, Flow, Transport
 from .codec import Header, encode_body
 from .crypto import BadSignature, SigningKey, agree, check_mac, derive, digest, mac
-from .effects import ChangeRules, Dropped, Effect, ForgetConnection, ReportClosed, SendDatagram
+from .effects import (
+    ChangeRules,
+    Dropped,
+    Effect,
+    ForgetConnection,
+    ReportClosed,
+    ReportOpened,
+    SendDatagram,
+)
 from .errors import DropReason, IllegalMove
 from .events import (
     CloseRequested,
@@ -198,6 +206,12 @@ class Connection:
         self.tries = 0
         self.old: tuple[Rule, ...] = ()
         """What lets packets in that are still on the way which they took before a move."""
+
+    @property
+    def course(self) -> Flow:
+        """The addresses that it has agreed on; those that are asked for as long as it opens."""
+        asked = self.attempt if self.state is State.OPENING else None
+        return asked.wire if asked is not None else self.agreement.wire
 
     def handle(self, event: ConnectionEvent, now: float) -> list[Effect]:
         """Take what happened; return what is to be done. The only mutator."""
@@ -402,6 +416,14 @@ class Connection:
         kept = tuple(one for one in alternatives if one.family == family)
         if kept != self.agreement.alternatives:
             self.agreement = replace(self.agreement, alternatives=kept)
+
+    def _up(self) -> ReportOpened:
+        """What there is to say of a connection that goes on by what is agreed now."""
+        about = self.agreement
+        peer, flows = str(about.peer), (about.wire, about.local)
+        return ReportOpened(
+            about.cid, peer, about.service, *flows, self.lifetime_s, stands=about.stands
+        )
 
     def _report_closed(self, reason: str) -> ReportClosed:
         about = self.agreement

@@ -122,7 +122,7 @@ class Host:
                 return [
                     effect
                     for connection in list(self.connections.values())
-                    if connection.agreement.wire.destination.ip in event.sources
+                    if connection.course.destination.ip in event.sources
                     and not self.context.stays(connection.agreement.wire)
                     for effect in self._step(connection, event, now)
                 ]

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from .address import IP, Address, Flow
 from .asker import Asker
+from .codec import decode_body
 from .connection import State
-from .effects import Effect, ReportOpened
+from .effects import Effect
 from .events import SourcesChanged
+from .messages import OpenTerms
 from .saved import save
 from .timers import Timer
 
@@ -24,18 +26,32 @@ class Mover(Asker):
 
     def _on_sources_changed(self, event: SourcesChanged, now: float) -> list[Effect]:
         """Say where we are now, unless our sockets see the wire's own addresses. Spec: R-5.4.6."""
-        about = self.agreement
+        about, attempt = self.agreement, self.attempt
         here = about.wire.source
-        source = event.sources.get(about.wire.destination.ip)
+        source = event.sources.get(self.course.destination.ip)
         pinned = about.local == about.wire and here.port != 0
-        if source is None or pinned or self.hider or self.state is not State.CONNECTED:
+        if source is None or pinned or self.hider:
             return []
-        attempt = self.attempt
+        if self.state is State.OPENING:
+            return self._ask_from(source, now)
+        if self.state is not State.CONNECTED:
+            return []
         under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
         if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
             return []
         there = about.wire.destination
         return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+
+    def _ask_from(self, source: IP, now: float) -> list[Effect]:
+        """Ask from where we are now, before anybody has answered. Spec: R-5.4.2, R-5.4.6."""
+        about, attempt = self.agreement, self.attempt
+        if attempt is None or attempt.message is None or attempt.wire.source.ip == source:
+            return []
+        here = Address(source, attempt.wire.source.port)
+        self.agreement = replace(about, wire=replace(about.wire, source=here))
+        approval = decode_body(OpenTerms, attempt.message.signed).approval
+        asked = replace(attempt, outside=None)  # a NAT was before the old address
+        return self._ask(replace(attempt.wire, source=here), now, approval=approval, after=asked)
 
     def follow(self, source: IP) -> list[Effect]:
         """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
@@ -44,17 +60,7 @@ class Mover(Asker):
         if here == about.wire.source or self.state is not State.CONNECTED:
             return []
         switch = self._switch(replace(about.wire, source=here))
-        about = self.agreement
-        report = ReportOpened(
-            about.cid,
-            str(about.peer),
-            about.service,
-            about.wire,
-            about.local,
-            self.lifetime_s,
-            refreshed=True,
-        )
-        return [switch, save(self), report]
+        return [switch, save(self), replace(self._up(), refreshed=True)]
 
     def settle(self, now: float) -> list[Effect]:
         """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from . import constants as c
 from .address import Address, Flow, Transport
 from .connection import Connection, State
-from .effects import ChangeRules, Effect, ReportOpened, ReportRefused
+from .effects import ChangeRules, Effect, ReportRefused
 from .events import DatagramReceived
 from .messages import Code, RedirectTerms, RejectTerms
 from .saved import save
@@ -43,17 +43,8 @@ class Yielding(Connection):
         self._enter(State.PLAIN)
         self.timers.stop()
         self.attempt = None
-        about = self.agreement = replace(about, stands=PLAIN)
-        report = ReportOpened(
-            about.cid,
-            str(about.peer),
-            about.service,
-            about.wire,
-            about.local,
-            self.lifetime_s,
-            stands=PLAIN,
-        )
-        return [ChangeRules(about.cid, self._rules), save(self), report]
+        self.agreement = replace(about, stands=PLAIN)
+        return [ChangeRules(about.cid, self._rules), save(self), self._up()]
 
     def _on_returned(self, event: DatagramReceived, now: float) -> list[Effect]:
         """The OPEN comes back: nobody listens there. Who quotes its cid has seen it. R-12.4."""

@@ -208,7 +208,7 @@ class Moves:
         self._pace.begin(began)
         since, self._since = self._since or began, None
         stays = self._host.context.stays
-        peers = _peers_of(one for one in self._live() if not stays(one.agreement.wire))
+        peers = _peers_of(one for one in self._under_way() if not stays(one.agreement.wire))
         towards = {ip: self.source_towards(Address(ip, 0)) for ip in peers}
         changed: dict[IP, IP] = {}
         for ip, source in towards.items():
@@ -253,6 +253,11 @@ class Moves:
         self._holding.hold(stuck)
         self._holding.resume(free)
 
+    def _under_way(self) -> list[Connection]:
+        """Those that are up, and those that are being asked for."""
+        known = self._host.connections.values()
+        return [one for one in known if one.state in (State.OPENING, State.CONNECTED)]
+
     def _live(self) -> list[Connection]:
         known = self._host.connections.values()
         return [one for one in known if one.state is State.CONNECTED]
@@ -261,7 +266,7 @@ class Moves:
 def _peers_of(connections: Iterable[Connection]) -> dict[IP, list[Connection]]:
     peers: dict[IP, list[Connection]] = {}
     for connection in connections:
-        peers.setdefault(connection.agreement.wire.destination.ip, []).append(connection)
+        peers.setdefault(connection.course.destination.ip, []).append(connection)
     return peers
 
 

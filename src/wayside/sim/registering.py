@@ -78,9 +78,9 @@ def changed_sources(
     """From which own address whom is reached now, where that is news to a live connection."""
     changed: dict[IP, IP] = {}
     for connection in connections:
-        if connection.state is not State.CONNECTED:
+        if connection.state not in (State.OPENING, State.CONNECTED):
             continue
-        wire = connection.agreement.wire
+        wire = connection.course
         source = source_for(wire.destination)
         known = {wire.source.ip}
         attempt = connection.attempt if isinstance(connection, Asker) else None

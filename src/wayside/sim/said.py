@@ -82,7 +82,8 @@ class _Flows:
     """What was agreed of 5-tuples. `accepts`: those of `consents` that answer another's wish.
 
     `moved`: connections of which an end has said that it is somewhere else; `ways`: by cid, what a
-    box makes of a 5-tuple that comes to it.
+    box makes of a 5-tuple that comes to it. `returned`: what boxes gave back with ACCEPTs, by cid
+    and seq; `edited`: where hosts send because somebody on the path has changed that.
     """
 
     consents: _Consents = field(default_factory=_of)
@@ -93,6 +94,10 @@ class _Flows:
     ways: dict[Cid, dict[FiveTuple, dict[FiveTuple, None]]] = field(default_factory=_of)
     rewritten: dict[FiveTuple, dict[Cid, None]] = field(default_factory=_of)
     crossed: dict[bytes, _Crossed] = field(default_factory=dict[bytes, _Crossed])
+    returned: set[tuple[Cid, int, tuple[Address, ...]]] = field(
+        default_factory=set[tuple[Cid, int, tuple[Address, ...]]]
+    )
+    edited: set[tuple[str, FiveTuple]] = field(default_factory=set[tuple[str, FiveTuple]])
 
 
 @dataclass(slots=True)
@@ -286,8 +291,12 @@ class Said(Watcher):
         terms = decode_body(AcceptTerms, answer.signed)
         there = (message.returned or (terms.destination,))[-1]
         wire = _wire(step, header.cid)
-        self._consents(step, header.cid, Flow(wire.transport, here or wire.source, there))
+        flow = Flow(wire.transport, here or wire.source, there)
+        self._consents(step, header.cid, flow)
         self._wishes.add((step.site.name, header.cid, there))
+        given = (header.cid, header.seq, message.returned)
+        if message.returned and given not in self.flows.returned:
+            self.flows.edited.add((step.site.name, five_tuple(flow)))
         asked = self._opens.get((header.cid, header.seq))
         if asked is not None:
             source = source_behind(message.hops, asked.source)
@@ -345,6 +354,7 @@ class Said(Watcher):
             case Open(), Open() if after.hops:
                 self._passed_open(event, (before, after), datagram.destination)
             case Accept(), Accept():
+                self.flows.returned.add((header.cid, header.seq, after.returned))
                 self._passed_accept(step, header.cid, before, after)
             case _:
                 pass
