@@ -165,6 +165,21 @@ REGRESSIONS = {
         broken.mover_that_asks_from_where_it_was,
         "survival",
     ),
+    "a-confirm-by-the-next-question-through-a-silent-nat": Regression(
+        "legacy-nat",
+        2165,
+        (
+            Fault(Kind.MODIFY, 1.574, 10.553, "core-g2", 0.398),
+            Fault(Kind.GUESS, 3.102, 2.225, "world", 7.631),
+        ),
+        "The checker of proofs knew where an initiator is inside of a NAT, not outside (R-5.4.3).",
+    ),
+    "a-gate-that-lies-about-a-stop": Regression(
+        "dos-stop",
+        2429,
+        (Fault(Kind.LIE, 6.2, 10.099, "g1", 0.307),),
+        "The checker of filters read what a lying gate passed on.",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

@@ -16,6 +16,7 @@ from typing import Any
 from wayside.core import constants as c
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.codec import DecodeError, Header, decode_body
+from wayside.core.connection import Agreement
 from wayside.core.effects import ChangeRules, Effect, SendDatagram
 from wayside.core.events import DatagramReceived, LocationFound, MessageReceived
 from wayside.core.messages import (
@@ -264,7 +265,7 @@ class Said(Watcher):
         self.signed.add(message.signed)
         terms = decode_body(AcceptTerms, message.signed)
         asked = self._opens.get((header.cid, header.seq))
-        wire = _wire(step, header.cid)
+        wire = _agreement(step, header.cid).wire
         told = asked.source if asked else wire.destination
         source = source_behind(message.hops, told)
         ours = (here or wire.source).with_port(terms.destination.port)
@@ -290,7 +291,7 @@ class Said(Watcher):
             return
         terms = decode_body(AcceptTerms, answer.signed)
         there = (message.returned or (terms.destination,))[-1]
-        wire = _wire(step, header.cid)
+        wire = _agreement(step, header.cid).wire
         flow = Flow(wire.transport, here or wire.source, there)
         self._consents(step, header.cid, flow)
         self._wishes.add((step.site.name, header.cid, there))
@@ -299,7 +300,8 @@ class Said(Watcher):
             self.flows.edited.add((step.site.name, five_tuple(flow)))
         asked = self._opens.get((header.cid, header.seq))
         if asked is not None:
-            source = source_behind(message.hops, asked.source)
+            outside = _agreement(step, header.cid).outside
+            source = source_behind(message.hops, outside or asked.source)
             self.shown.places.setdefault((header.cid, header.seq), source)
 
     def _translated(self, cid: Cid, flow: Flow, outside: Address) -> None:
@@ -397,10 +399,10 @@ def _rewrites(machine: Machine) -> bool:
     return gate is not None and (gate.context.box.nat or gate.context.box.relay) is not None
 
 
-def _wire(step: Step, cid: Cid) -> Flow:
+def _agreement(step: Step, cid: Cid) -> Agreement:
     host = speaks(step.machine, cid)
     assert host is not None
-    return host.connections[cid].agreement.wire
+    return host.connections[cid].agreement
 
 
 def source_behind(hops: tuple[Hop, ...], source: Address) -> Address:

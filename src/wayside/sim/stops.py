@@ -105,9 +105,11 @@ class StopCheck(Watcher):
         for datagram in sent_by(step.effects):
             if datagram.data[4] != Stop.TYPE:
                 continue
+            host = speaks(step.machine, Cid(datagram.data[16:32]))
+            if host is None:  # a gate passes it on, perhaps a lying one
+                continue
             header, message = decode(datagram.data)
-            host = speaks(step.machine, header.cid)
-            if host is None or not isinstance(message, Stop):
+            if not isinstance(message, Stop):
                 continue
             terms = decode_body(StopTerms, message.signed)
             if terms.from_key == step.site.key:
