@@ -136,13 +136,14 @@ class Answerer(Connection):
             return self._drop(event, DropReason.STALE)
         if offer is not None and not offer.confirmed and _shows(offer, opened, message):
             offer.confirmed = True  # the CONFIRM was lost, but the ACCEPT was believed
-            effects = self._confirmed(offer, now)
-        elif anew:
-            effects = self._go_over(self._wire(event, opened), now)
+            effects, anew = self._confirmed(offer, now), False
         try:
-            self.offer, data = self._offer(opened, event, message, now)
+            made, data = self._offer(opened, event, message, now)
         except BadSignature:  # what its MAC has shown holds all the same
             return [*effects, *self._drop(event, DropReason.SIGNATURE)]
+        if anew:
+            effects = self._go_over(made.wire, now)
+        self.offer = made
         if self.state is State.OFFERED:
             return [*effects, *self._accept(now)]
         if self.state is not State.IDLE:
