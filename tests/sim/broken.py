@@ -32,6 +32,7 @@ from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Role
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.recovery import Recovered, recover
+from wayside.kernel.turns import Turn, Turns
 from wayside.sim import host as sim_host
 from wayside.sim.box import Driver
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
@@ -401,12 +402,13 @@ def gate_that_heeds_late_refusals(patch: pytest.MonkeyPatch) -> None:
 def driver_that_gives_up(patch: pytest.MonkeyPatch) -> None:
     """A kernel that will not put a rule is not asked to remove one either."""
 
-    def answered(self: Driver, together: list[ChangeRules], rest: list[Effect], bad: Any) -> None:
+    def answered(self: Driver, together: list[ChangeRules], turn: Turn, bad: Any) -> None:
         for failed in bad.values():
             self.deliver(failed)
         made = [effect for effect in together if effect.cid not in bad]
-        if made:
-            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in bad])
+        left = [one for one in turn.effects if getattr(one, "cid", None) not in bad]
+        turn.effects = left if made else []
+        self._changed(made, turn)
 
     patch.setattr(Driver, "_answered", answered)
 
@@ -453,3 +455,12 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
 def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: what it asked for when it moved goes on from its old address."""
     patch.setattr(Initiator, "_ask_from", nothing)
+
+
+def driver_that_lets_words_overtake_rules(patch: pytest.MonkeyPatch) -> None:
+    """R-5.4.3: what is decided later goes out before the kernel has the rules for it."""
+
+    def take(self: Turns, effects: list[Effect]) -> None:
+        self.run(Turn(effects))
+
+    patch.setattr(Turns, "take", take)

@@ -174,6 +174,7 @@ class Paths:
         self._left: dict[Path, _Left] = {}
         self._patience: dict[Path, float] = {}
         self._chosen: dict[IP, IP] = {}
+        self._seen: dict[Cid, IP] = {}
         self._following: deque[Trial] = deque()
         self._turn = 0
         self._quiet_until = 0.0
@@ -198,12 +199,19 @@ class Paths:
         """The own address for packets to another, where silence has made us choose."""
         return self._chosen.get(there)
 
-    def agreed(self, wire: Flow, preferred: IP | None) -> None:
-        """Both ends take this path, whoever wanted it; `preferred`: what the kernel would take."""
-        if preferred != wire.source.ip and any(one.ip == wire.source.ip for one in self._own):
-            self._chosen[wire.destination.ip] = wire.source.ip
-        else:
-            self._chosen.pop(wire.destination.ip, None)
+    def agreed(self, cid: Cid, wire: Flow, preferred: IP | None) -> None:
+        """Both ends take this path, whoever wanted it; `preferred`: what the kernel would take.
+
+        What has stayed where it was says nothing of that: the kernel may prefer another link since,
+        and a move is under way.
+        """
+        here, there = wire.source.ip, wire.destination.ip
+        if preferred == here:
+            self._chosen.pop(there, None)
+        elif self._seen.get(cid, here) != here and any(one.ip == here for one in self._own):
+            self._chosen[there] = here
+        if cid in self._seen:
+            self._seen[cid] = here
 
     # --- looking ---
 
@@ -219,6 +227,7 @@ class Paths:
         """Whose counters have to be seen now."""
         by_path = self._by_path(connections)
         self._states = {path: self._states.get(path) or _State() for path in by_path}
+        self._seen = {one.agreement.cid: path.own for path, some in by_path.items() for one in some}
         found: list[Connection] = []
         self._turn += 1
         paths = list(by_path)

@@ -33,6 +33,7 @@ from wayside.core.events import ClockSet, Event, RuleRead, RulesFailed, TimePass
 from wayside.core.messages import MESSAGES, Challenge, Reject
 from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
+from wayside.kernel.turns import Turn, Turns
 
 from .eventlog import EventLog
 from .udp import READS_A_WAKEUP, Received, read_datagrams, send
@@ -87,6 +88,7 @@ class Driver:
     ) -> None:
         self.dropped: Counter[str] = Counter()
         self._machine = machine
+        self._turns = Turns(self._run)
         self._rules = rules
         self._sockets = sockets
         self._asides = sockets
@@ -94,8 +96,7 @@ class Driver:
         self._log = log
         self._perform_other = perform_other
         self._asked: set[asyncio.Future[Any]] = set()
-        self._wakeup: asyncio.TimerHandle | None = None
-        self._wakeup_at = 0.0
+        self._wakeup: tuple[float, asyncio.TimerHandle] | None = None
         self._clock: asyncio.TimerHandle | None = None
 
     def start(
@@ -127,7 +128,7 @@ class Driver:
         if self._clock is not None:
             self._clock.cancel()
         if self._wakeup is not None:
-            self._wakeup.cancel()
+            self._wakeup[1].cancel()
 
     def deliver(self, event: Event) -> None:
         """Give the machine an event and perform what it says."""
@@ -136,14 +137,22 @@ class Driver:
         self.perform(effects)
 
     def perform(self, effects: list[Effect]) -> None:
-        """Perform effects in their order; those behind a change of rules wait for the kernel."""
+        """Perform effects in their order; those behind a change of rules wait for the kernel.
+
+        So does what is decided later about the same connection.
+        """
+        self._turns.take(effects)
+
+    def _run(self, turn: Turn) -> None:
+        effects = turn.effects
         for at, effect in enumerate(effects):
             match effect:
                 case SendDatagram():
                     self._send(effect)
                 case ChangeRules():
                     together = side_by_side(effects[at:])
-                    self._change(together, effects[at + len(together) :])
+                    turn.effects = effects[at + len(together) :]
+                    self._change(together, turn)
                     return
                 case ReadRule():
                     self._ask(self._read_rule(effect))
@@ -154,6 +163,7 @@ class Driver:
                         self._log.write("dropped", reason=effect.reason.value, peer=source)
                 case _:
                     self._perform_other(effect)
+        self._turns.done(turn)
 
     async def settled(self) -> None:
         """Wait until the kernel has answered all that was asked of it."""
@@ -173,7 +183,7 @@ class Driver:
         send(sockets, effect.data, effect.destination, effect.source)
         self._log_datagram("datagram.sent", effect.data, effect.destination)
 
-    def _change(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+    def _change(self, together: list[ChangeRules], turn: Turn) -> None:
         """Ask for all at once, so that the keeper makes one transaction of them."""
         asked = [
             asyncio.ensure_future(self._rules.apply(changes))
@@ -181,11 +191,11 @@ class Driver:
             if (changes := changes_of(effect))
         ]
         if not asked:
-            self._changed(together, rest)
+            self._changed(together, turn)
             return
         done = asyncio.gather(*asked, return_exceptions=True)
         self._asked.add(done)
-        done.add_done_callback(partial(self._answered, together, rest))
+        done.add_done_callback(partial(self._answered, together, turn))
 
     def _ask(self, asking: Coroutine[None, None, None]) -> None:
         asked = asyncio.ensure_future(asking)
@@ -206,7 +216,7 @@ class Driver:
     def _answered(
         self,
         together: list[ChangeRules],
-        rest: list[Effect],
+        turn: Turn,
         asked: asyncio.Future[list[BaseException | None]],
     ) -> None:
         """Go on, but not with those connections whose rules were refused."""
@@ -220,20 +230,21 @@ class Driver:
                 if effect.put:
                     over.add(effect.cid)
                     if effect.remove:  # which is no less due
-                        self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
+                        self.perform([ChangeRules(effect.cid, remove=effect.remove)])
                     self.deliver(RulesFailed(effect.cid, str(error), effect.then))
             elif error is not None:
                 raise error
         made = [effect for effect in together if effect.cid not in over]
-        if made:
-            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in over])
+        left = [one for one in turn.effects if getattr(one, "cid", None) not in over]
+        turn.effects = left if made else []
+        self._changed(made, turn)
 
-    def _changed(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+    def _changed(self, together: list[ChangeRules], turn: Turn) -> None:
         for effect in together:
             self._log_changed(effect)
             for datagram in effect.then:
                 self._send(datagram)
-        self.perform(rest)
+        self._run(turn)
 
     def _log_changed(self, effect: ChangeRules) -> None:
         for rule in effect.remove:
@@ -273,14 +284,13 @@ class Driver:
     def _watch(self) -> None:
         """Wake the machine at its deadline. An earlier wake-up than needed does no harm."""
         deadline = self._machine.deadline
-        if deadline is None or (self._wakeup is not None and self._wakeup_at <= deadline):
+        if deadline is None or (self._wakeup is not None and self._wakeup[0] <= deadline):
             return
         if self._wakeup is not None:
-            self._wakeup.cancel()
+            self._wakeup[1].cancel()
         loop = asyncio.get_running_loop()
         wait = max(0.0, deadline - time.monotonic())
-        self._wakeup_at = deadline
-        self._wakeup = loop.call_later(wait, self._wake)
+        self._wakeup = (deadline, loop.call_later(wait, self._wake))
 
     def _wake(self) -> None:
         self._wakeup = None

@@ -102,7 +102,7 @@ class PathKeeper:
             self.paths.answered(connection, known, time.monotonic())
             if len(self._host.context.own) > 1:
                 preferred = source_towards(report.wire.destination)
-                self.paths.agreed(report.wire, preferred.ip if preferred else None)
+                self.paths.agreed(report.cid, report.wire, preferred.ip if preferred else None)
 
     def towards(self, key: bytes, asked: Address) -> Address:
         """Where a peer (key: 32 bytes) is asked: where its other connections go, if it is there."""

@@ -33,6 +33,7 @@ from wayside.core.events import (
 )
 from wayside.core.rule import Action, Cid
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
+from wayside.kernel.turns import Turn, Turns
 
 from .clock import LocalClock
 from .kernel import Kernel, Ruled
@@ -158,6 +159,7 @@ class Driver:
         self.handle = machine.handle
         """What answers events: the machine, unless somebody lies for it."""
         self.dropped: Counter[str] = Counter()
+        self._turns = Turns(self._run)
         self._box = box
         self._alive = True
         self._wakeup_at: float | None = None
@@ -186,13 +188,18 @@ class Driver:
 
     def perform(self, effects: list[Effect]) -> None:
         """Perform effects in their order; those behind a change of rules wait for the kernel."""
+        self._turns.take(effects)
+
+    def _run(self, turn: Turn) -> None:
+        effects = turn.effects
         for at, effect in enumerate(effects):
             match effect:
                 case SendDatagram():
                     self._send(effect)
                 case ChangeRules():
                     together = side_by_side(effects[at:])
-                    self._change(together, effects[at + len(together) :])
+                    turn.effects = effects[at + len(together) :]
+                    self._change(together, turn)
                     return
                 case ReadRule():
                     self._read(effect)
@@ -203,6 +210,7 @@ class Driver:
                     self._note_report(effect)
                     self._box.watch.on_report(self._box, effect, self._box.place.clock.now)
                     self._box.perform(effect)
+        self._turns.done(turn)
 
     def _send(self, effect: SendDatagram) -> None:
         source = effect.source or self._box.source_for(effect.destination)
@@ -212,10 +220,10 @@ class Driver:
         flow = signaling_flow(source.with_port(c.SIGNALING_PORT), effect.destination)
         self._box.transmit(build_udp(flow, effect.data))
 
-    def _change(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+    def _change(self, together: list[ChangeRules], turn: Turn) -> None:
         waiting = [effect for effect in together if effect.remove or effect.put]
         if not waiting:
-            self._changed(together, rest)
+            self._changed(together, turn)
             return
         errors: dict[Cid, RulesFailed] = {}
         left = len(waiting)
@@ -226,30 +234,31 @@ class Driver:
             if error is not None and effect.put:
                 errors[effect.cid] = RulesFailed(effect.cid, str(error), effect.then)
             if not left and self._alive:
-                self._answered(together, rest, errors)
+                self._answered(together, turn, errors)
 
         self._box.kernel.submit_all(
             [(_changes_of(effect), partial(answered, effect)) for effect in waiting]
         )
 
     def _answered(
-        self, together: list[ChangeRules], rest: list[Effect], errors: dict[Cid, RulesFailed]
+        self, together: list[ChangeRules], turn: Turn, errors: dict[Cid, RulesFailed]
     ) -> None:
         for effect in together:
             if effect.cid in errors and effect.remove:  # which is no less due
-                self._change([ChangeRules(effect.cid, remove=effect.remove)], [])
+                self.perform([ChangeRules(effect.cid, remove=effect.remove)])
         for failed in errors.values():
             self.deliver(failed)
         made = [effect for effect in together if effect.cid not in errors]
-        if made:
-            self._changed(made, [one for one in rest if getattr(one, "cid", None) not in errors])
+        left = [one for one in turn.effects if getattr(one, "cid", None) not in errors]
+        turn.effects = left if made else []
+        self._changed(made, turn)
 
-    def _changed(self, together: list[ChangeRules], rest: list[Effect]) -> None:
+    def _changed(self, together: list[ChangeRules], turn: Turn) -> None:
         for effect in together:
             self._note_rules(effect)
             for datagram in effect.then:
                 self._send(datagram)
-        self.perform(rest)
+        self._run(turn)
 
     def _read(self, effect: ReadRule) -> None:
         def tell(there: list[InstalledRule]) -> None:

@@ -59,7 +59,7 @@ class PathKeeper:
         now = self._host.local.now
         self.paths.answered(connection, machine.connections.values(), now)
         way = self._host.network.way(self._host, report.wire.destination.ip.packed)
-        self.paths.agreed(report.wire, way.address if way else None)
+        self.paths.agreed(report.cid, report.wire, way.address if way else None)
 
     def source_towards(self, to: Address) -> Address | None:
         """The own address that silence has made it choose, or None."""
