@@ -33,16 +33,17 @@ from pair import (
     message_of,
     snapshot,
 )
-from wayside.core.address import Address, Transport
+from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.codec import decode_body
 from wayside.core.effects import ReportRefused
 from wayside.core.errors import DropReason
+from wayside.core.events import CloseRequested, RulesFailed
 from wayside.core.gate import Gate
 from wayside.core.messages import Accept, Close, Code, Confirm, Open, OpenTerms
 from wayside.core.passage import Stage
 from wayside.core.route import TokenBox
-from wayside.core.rule import Action
+from wayside.core.rule import Action, Cid
 from wayside.core.way import Box, Translation
 
 
@@ -346,6 +347,61 @@ def test_a_nat_that_lost_its_rules_makes_the_same_again_at_the_next_refresh() ->
     assert set(pair.kernel["g1"]) == before
     both_ends_know_what_packets_show(pair)
     pair.close()
+    assert pair.kernel["g1"] == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_asks_again_after_a_crash_gets_the_port_that_it_had(family: int) -> None:
+    """R-8.7: the NAT still has the connection from before, with the same addresses inside."""
+    pair = Pair(1, nats=("g1",), family=family).open(0.5)
+    first, before = pair.passage(), wires(pair)
+    pair.c.connections.clear()
+    pair.cid = Cid(b"after the crash!")
+    pair.lose[Close] = 100
+    pair.open(0.5)
+    assert pair.is_up
+    assert wires(pair) == before
+    both_ends_know_what_packets_show(pair)
+    pair.tell("g1", CloseRequested(first.cid))
+    assert {rule.owner for rule in pair.kernel["g1"].values()} == {pair.cid}
+    assert len(pair.kernel["g1"]) == 2
+    pair.lose.clear()
+    pair.close()
+    assert pair.kernel["g1"] == {}
+
+
+def test_one_host_inside_talks_to_two_ports_of_another_from_one_port() -> None:
+    """R-8.7: what it shows is told apart by the port that it goes to."""
+    pair = Pair(1, nats=("g1",)).open(0.5)
+    mine = wires(pair)[0]
+    flow = Flow(mine.transport, mine.source, mine.destination.with_port(9))
+    table = pair.gates["g1"].table
+    other = Cid(b"another of it 16")
+    lent = table.source(
+        other, mine.source, replace(flow, source=pair.outside()), range(1024, 65536)
+    )
+    assert lent is not None
+    towards = replace(flow, source=pair.outside().with_port(mine.source.port))
+    same = table.source(other, mine.source, towards, range(1024, 65536))
+    assert same == pair.passage().crossing.far.source
+    elsewhere = mine.source.with_port(mine.source.port + 1)
+    assert table.source(other, elsewhere, towards, range(1024, 65536)) != same
+
+
+def test_a_newer_connection_whose_rules_were_refused_leaves_the_older_one_its_own() -> None:
+    """R-5.9.2: a CLOSE of the older one removes both of its rules."""
+    pair = Pair(1, nats=("g1",)).open(0.5)
+    first, mine = pair.passage(), wires(pair)[0]
+    pair.c.connections.clear()
+    pair.cid = Cid(b"after the crash!")
+    pair.lose[Close] = 100
+    pair.hold.add(Confirm)
+    pair.open(0.2)
+    rules = {rule.match: rule for rule in first.rules(120.0)}
+    pair.tell("g1", RulesFailed(pair.cid, "somebody else leaves as that"))
+    pair.kernel["g1"] = dict(rules)  # the kernel has never taken the newer ones
+    pair.tell("g1", CloseRequested(first.cid))
+    assert mine in rules
     assert pair.kernel["g1"] == {}
 
 

@@ -291,6 +291,23 @@ def test_a_move_is_not_taken_for_a_new_connection_by_who_has_forgotten_the_old()
     assert reasons(pair.inject("c", event.data, Address(new, 4747))) == [DropReason.UNKNOWN]
 
 
+def test_a_gate_that_forgets_a_connection_takes_the_rules_of_its_move_away() -> None:
+    """R-6.4: its own have run out; the pending ones of a move that nobody confirmed have not."""
+    pair = Pair(1, client=make_host("c", lifetime_s=20.0)).open()
+    pair.hold.add(Open)
+    pair.run(13)
+    pair.hold.clear()
+    pair.lose[Confirm] = 100
+    new = move(pair, "c")
+    pair.run(4)
+    table = pair.gates["g1"].table
+    assert any(flow.source.ip == new for flow in pair.kernel["g1"])
+    pair.hold.add(Open)
+    pair.run(4)
+    assert (table.by_cid, table._by_flow) == ({}, {})
+    assert not any(flow.source.ip == new for flow in pair.kernel["g1"])
+
+
 @pytest.mark.parametrize("gates", [0, 1, 2])
 @pytest.mark.parametrize("lost", [Open, Accept, Confirm])
 def test_who_moves_while_it_asks_is_answered_where_it_is(lost: type[Message], gates: int) -> None:

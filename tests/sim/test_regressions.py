@@ -180,6 +180,22 @@ REGRESSIONS = {
         (Fault(Kind.LIE, 6.2, 10.099, "g1", 0.307),),
         "The checker of filters read what a lying gate passed on.",
     ),
+    "a-move-inside-a-nat-that-nobody-confirms": Regression(
+        "nat-out",
+        6074,
+        (
+            Fault(Kind.LOSS, 7.118, 6.225, "access-n1", 0.681),
+            Fault(Kind.MOVE, 9.753, 3.59, "c1", 0.0),
+        ),
+        "A gate forgot a connection, and not the pending rules of its move (R-6.4).",
+    ),
+    "the-same-ports-after-a-crash": Regression(
+        "nat-out",
+        14354,
+        (Fault(Kind.POWER, 12.982, 0.149, "c1", 0.0),),
+        "A NAT lent another port to who had one already, which its kernel refused; then nobody"
+        " removed the rules of the older connection (R-8.7, R-5.9.2).",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

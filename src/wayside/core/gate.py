@@ -468,8 +468,14 @@ class Gate:
                 self.table.deadlines.set(cid, passage.until)
                 effects.append(ReadRule(cid, passage.crossing.flows))
             else:
-                self.table.forget(passage)
+                effects += self._forget(passage)
         return effects
+
+    def _forget(self, passage: Passage) -> list[Effect]:
+        """Its rules are gone; those of a move that nobody has confirmed may live on: end them."""
+        rules = self._stay(passage)
+        self.table.forget(passage)
+        return [ChangeRules(passage.cid, remove=rules)] if rules else []
 
     def _on_rule_read(self, event: RuleRead, now: float) -> list[Effect]:
         passage = self.passages.get(event.cid)
@@ -477,10 +483,9 @@ class Gate:
             return []
         passage.asked_kernel = False
         if event.expires_s is None:
-            self.table.forget(passage)
-        else:
-            passage.until = now + event.expires_s
-            self.table.deadlines.set(event.cid, passage.until)
+            return self._forget(passage)
+        passage.until = now + event.expires_s
+        self.table.deadlines.set(event.cid, passage.until)
         return []
 
 

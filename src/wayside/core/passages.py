@@ -46,8 +46,12 @@ class Passages:
         self._quota.count(ip)
 
     def own(self, rules: Sequence[Rule]) -> tuple[Rule, ...]:
-        """Those of these rules whose flow no newer connection has got."""
-        return tuple(rule for rule in rules if self._by_flow.get(rule.match) == rule.owner)
+        """Those of these rules whose flow no newer connection has got, that is not over itself."""
+        return tuple(rule for rule in rules if not self._has_another(rule))
+
+    def _has_another(self, rule: Rule) -> bool:
+        newer = self.by_cid.get(self._by_flow.get(rule.match, rule.owner))
+        return newer is not None and newer.cid != rule.owner and newer.stage is not Stage.ENDED
 
     def claim(self, cid: Cid, crossing: Crossing) -> None:
         """These flows are this connection's."""
@@ -129,7 +133,8 @@ class Passages:
     def source(self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int]) -> Address | None:
         """A source for packets from `near`: its own port if it is free, else one that is.
 
-        Taken is taken for all ports of a host, because the responder chooses its own last. The
+        Taken is taken for all ports of a host, because the responder chooses its own last; but not
+        for who has it already: that asks again after a crash, or for another port of that host. The
         same connection gets the same again, unless it moved. None: none is free. Spec: R-8.7.
         """
         known = self.by_cid.get(cid)
@@ -141,15 +146,17 @@ class Passages:
         for port in _candidates(cid, flow.source.port, ports):
             source = flow.source.with_port(port)
             there = _towards(Flow(flow.transport, source, flow.destination))
-            if self._lent.get(there, (cid, near)) == (cid, near):
+            if self._lent.get(there, (cid, near))[1] == near:
                 return source
         return None
 
     def is_lent(self, cid: Cid, crossing: Crossing) -> bool:
-        """Whether another connection has got this one's source meanwhile."""
+        """Whether somebody else has got this connection's source meanwhile."""
         if crossing.far.transport is Transport.NONE:
             return False  # no packets: nothing to tell apart
-        return crossing.lends and self._lent.get(_towards(crossing.far), (cid,))[0] != cid
+        near = crossing.near.source
+        owner, lent_to = self._lent.get(_towards(crossing.far), (cid, near))
+        return crossing.lends and owner != cid and lent_to != near
 
     def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:
         """An address of ours for packets that are for a host inside: its port if that is free."""

@@ -14,6 +14,7 @@ from random import Random
 
 from wayside.core.address import Flow, Transport
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
+from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.packets import Packet
 
@@ -130,6 +131,11 @@ class Client:
     def flow(self) -> Flow | None:
         """What its socket sends with, while it has one."""
         return self._flow
+
+    @property
+    def host(self) -> Host | None:
+        """The machine that signals for it, while that runs."""
+        return self._box.host
 
     @property
     def is_open(self) -> bool:

@@ -52,10 +52,15 @@ class TupleCheck(Watcher):
     def _compare(self, a: Site, ours: Connection, b: Site, theirs: Connection) -> None:
         where = f"{a.name} and {b.name} both believe in {ours.agreement.cid.hex()[:8]}, but"
         mine, other = ours.agreement.wire, theirs.agreement.wire.reversed()
+        ends = ((a, mine), (b, other.reversed()))
         if ours.keys.seq == theirs.keys.seq and mine != other:
             found = self._said.reach(ours.agreement.cid, five_tuple(mine))
             moving = _offered(ours) == other or _offered(theirs) == mine.reversed()
-            if five_tuple(other) not in found and not moving:
+            # Whom somebody on the path told a wrong port hears it as its CONFIRM fails; or, if what
+            # it asks next confirms, by the answer to that. Spec section 11.
+            edited = self._said.flows.edited
+            misled = any((one.name, five_tuple(flow)) in edited for one, flow in ends)
+            if five_tuple(other) not in found and not moving and not misled:
                 self.fail(f"{where} for {mine} and {theirs.agreement.wire}")
         if (ours.agreement.peer.key, theirs.agreement.peer.key) != (b.key, a.key):
             self.fail(f"{where} one of them with somebody else")

@@ -11,6 +11,7 @@ from wayside.core import constants as c
 from wayside.core.address import Address
 from wayside.core.codec import DecodeError, Header, decode_body
 from wayside.core.effects import ChangeRules, KeepLocation
+from wayside.core.ends import Responder
 from wayside.core.events import DatagramReceived, LocationFound
 from wayside.core.messages import Confirm, Open, OpenTerms, Redirect, RedirectTerms, decode
 from wayside.core.rule import Cid, Rule
@@ -181,7 +182,8 @@ class ApprovalCheck(Watcher):
         cid = Cid(event.data[16:32])
         host, gate = host_of(step.machine), gate_of(step.machine)
         if host is not None and host.answering.approvers:
-            if cid in host.connections and (step.site.name, cid) not in self._seen:
+            asked = isinstance(host.connections.get(cid), Responder)
+            if asked and (step.site.name, cid) not in self._seen:
                 self._seen[step.site.name, cid] = None
                 if event.data[15] % 2 == 0:
                     self._check(step, cid, event.data)

@@ -150,7 +150,8 @@ class Said(Watcher):
             if kind == Confirm.TYPE:
                 self.passed_on.add((step.site.name, datagram.data))
             if speaks(step.machine, Cid(datagram.data[16:32])) is not None:
-                self._said(step, datagram)
+                with suppress(DecodeError):  # a gate's that answers in a host's place, and lies
+                    self._said(step, datagram)
             elif kind in (Reject.TYPE, Redirect.TYPE):
                 with suppress(DecodeError):
                     self._refused(step, decode(datagram.data)[1])
@@ -190,10 +191,7 @@ class Said(Watcher):
     # --- what an end says ---
 
     def _said(self, step: Step, datagram: SendDatagram) -> None:
-        try:
-            header, message = decode(datagram.data)
-        except DecodeError:  # a gate's that answers in a host's place, and lies
-            return
+        header, message = decode(datagram.data)
         match message:
             case Open():
                 self._said_open(step, header, message)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 
 from wayside.core.address import IP
+from wayside.core.connection import State
 
 from .application import Client
 from .clock import Clock
@@ -39,7 +40,7 @@ def survive(
     for _ in range(ROUNDS):
         let_pass(clock.now + chance.uniform(0.0, 3.0))
         chosen = [host for host in movers if host.settings.virtual and chance.random() < 0.8]
-        open_now = [client for client in layout.wanted if client.is_open and client.can_survive]
+        open_now = [client for client in layout.wanted if _is_up(client, layout)]
         for host in chosen:
             _move(host, mishaps, chance, clock)
         _go_on(open_now, "by a move", let_pass, clock)
@@ -57,10 +58,26 @@ def endure(
         if not ways:
             continue
         link = chance.choice(ways).link
-        open_now = [client for client in layout.wanted if client.is_open and client.can_survive]
+        open_now = [client for client in layout.wanted if _is_up(client, layout)]
         link.conditions.cut = True
         _go_on(open_now, "because a link has died", let_pass, clock)
         mishaps.mend_link(link)
+
+
+def _is_up(client: Client, layout: Layout) -> bool:
+    """Whether it talks to its server, and its server's machine knows of what its own believes in.
+
+    Where a fault took the CONFIRM, or the server's memory, one end is alone with a connection until
+    the next refresh; and a kernel without rules answers plainly.
+    """
+    if not client.is_open or not client.can_survive:
+        return False
+    host, flow = client.host, client.flow
+    ours = host.by_local(flow) if host is not None and flow is not None else None
+    if ours is None or ours.state is not State.CONNECTED:
+        return True
+    known = [one.host.connections.get(ours.agreement.cid) for one in layout.servers if one.host]
+    return any(one is not None and one.state is not State.ENDED for one in known)
 
 
 def _is_used(host: HostBox, ip: IP) -> bool:
