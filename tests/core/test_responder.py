@@ -238,10 +238,10 @@ def test_an_old_refresh_that_comes_late_is_stale() -> None:
         unmoved(pair, sent.data, DropReason.STALE, sent.source)
 
 
-@pytest.mark.parametrize("end", ["c", "s", "expiry", "never confirmed"])
+@pytest.mark.parametrize("end", ["c", "s", "expiry"])
 def test_a_replay_after_the_end_is_dropped_and_not_answered(end: str) -> None:
     """R-5.9.4: OPEN, ACCEPT and CONFIRM of a connection that is over."""
-    pair = offered() if end == "never confirmed" else Pair().open()
+    pair = Pair().open()
     said = [sent for sent in pair.wire if sent.kind in (Open, Confirm)]
     if end in ("c", "s"):
         pair.close(end)
@@ -258,6 +258,25 @@ def test_a_replay_after_the_end_is_dropped_and_not_answered(end: str) -> None:
         assert found in ([DropReason.STALE], [DropReason.UNEXPECTED], [DropReason.BUDGET])
     assert snapshot(pair.s) == before
     assert len(pair.wire) == sent
+
+
+def test_what_was_never_confirmed_is_forgotten_but_not_what_was_asked() -> None:
+    """R-5.9.4, R-7.7: its OPEN is still a replay; one with a higher seq is a new connection."""
+    pair = offered()
+    said = [sent for sent in pair.wire if sent.kind in (Open, Confirm)]
+    wire = pair.connection("c").agreement.wire
+    pair.lose[Open] = pair.lose[Accept] = 10**6
+    pair.run(6)
+    assert pair.s.connections == {}
+    assert pair.kernel["s"] == {}
+    pair.s.context.epoch_s -= pair.now - 100
+    for one in said:
+        found = reasons(pair.inject("s", one.data, one.source))
+        assert found in ([DropReason.STALE], [DropReason.UNKNOWN])
+    keys = (pair.c.context.key, pair.s.context.key.public)
+    again = make_open(*keys, wire.source, wire.destination, cid=pair.cid, seq=2)
+    assert reasons(pair.inject("s", again, pair.own["c"][0])) == []
+    assert pair.connection("s").state is State.OFFERED
 
 
 @pytest.mark.parametrize("at", range(0, 1200, 3))

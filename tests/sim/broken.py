@@ -437,11 +437,6 @@ def initiator_that_forgets_its_peers_home(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Initiator, "_on_redirect", on_redirect)
 
 
-def responder_that_waits_for_its_confirm(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.2: before the first CONFIRM it hears of nothing else."""
-    patch.setattr(Responder, "_is_anew", false)
-
-
 def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: its own move is answered, and what it has agreed to meanwhile is gone."""
     switch = Connection._switch

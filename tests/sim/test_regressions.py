@@ -118,8 +118,6 @@ REGRESSIONS = {
         (Fault(Kind.POWER, 2.52, 0.57, "s1", 0.0),),
         "A server that had lost power took a refresh for a new connection, and then did not hear"
         " the client from where it had moved (R-5.4.2).",
-        broken.responder_that_waits_for_its_confirm,
-        "survival",
     ),
     "a-lost-confirm-of-a-move": Regression(
         "lossy",

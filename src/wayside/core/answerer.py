@@ -18,6 +18,7 @@ from . import constants as c
 from .address import Address, Flow, Transport
 from .codec import Header, encode_body
 from .connection import (
+    Agreement,
     Connection,
     State,
     accept_seen,
@@ -88,6 +89,16 @@ class Offer:
     def after(self) -> Flow:
         """Our packets to who asks, once it is confirmed."""
         return replace(self.wire, source=self.here)
+
+    def pending(self, about: Agreement) -> tuple[Rule, ...]:
+        """What lets packets in from where it was asked, whichever of our addresses they go to.
+
+        Nothing where our sockets see the wire's own addresses: there are no rules then (R-6.2).
+        """
+        if about.local == about.wire:
+            return ()
+        ways = dict.fromkeys((self.wire, self.after))
+        return tuple(rule for way in ways for rule in replace(about, wire=way).inbound)
 
     @property
     def seq(self) -> int:
@@ -265,7 +276,7 @@ class Answerer(Connection):
         if len(datagram.data) > offer.credit:
             return []
         offer.credit -= len(datagram.data)
-        cid, pending = self.agreement.cid, self._pending(offer)
+        cid, pending = self.agreement.cid, offer.pending(self.agreement)
         if pending and self.state is State.OFFERED:
             return [ChangeRules(cid, pending, (), (datagram,))]
         if pending and offer.after != self.agreement.wire:
@@ -275,11 +286,6 @@ class Answerer(Connection):
             self.old, gone = ways[:OLD_WAYS_MAX], ways[OLD_WAYS_MAX:]
             return [ChangeRules(cid, pending, gone, (datagram,))]
         return [datagram]
-
-    def _pending(self, offer: Offer) -> tuple[Rule, ...]:
-        """What lets packets in from where it was asked, whichever of our addresses they go to."""
-        ways = dict.fromkeys((offer.wire, offer.after))
-        return tuple(rule for way in ways for rule in replace(self.agreement, wire=way).inbound)
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
         header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
@@ -352,7 +358,7 @@ class Answerer(Connection):
         first, before = self.state is State.OFFERED, self.agreement
         if first:
             self._enter(State.CONNECTED)
-        switch = self._switch(offer.after, offered=() if first else self._pending(offer))
+        switch = self._switch(offer.after, offered=() if first else offer.pending(self.agreement))
         if offer.wire.transport is not Transport.NONE:  # a registration's are its location
             self._learn(offer.asked.alternatives)
         self.keys.add(offer.seq, offer.key)
@@ -370,7 +376,7 @@ class Answerer(Connection):
         about = self.agreement
         report = replace(self._up(), refreshed=not first)
         if first:
-            return [ChangeRules(about.cid, about.outbound), save(self), report]
+            return [ChangeRules(about.cid, about.outbound, switch.remove), save(self), report]
         moved = offer.after != before.wire or switch.remove
         return [*([switch] if moved else []), save(self), report, *self.settle(now)]
 
@@ -381,7 +387,9 @@ class Answerer(Connection):
             case Timer.OFFER if self.state in (State.OFFERED, State.CONNECTED):
                 return self._accept(now)
             case Timer.GIVE_UP if self.state is State.OFFERED:
-                return self._end("never confirmed", now)
+                effects = self._end("never confirmed", now)
+                self.timers.stop()  # who asks again, with a higher seq, is asked in: R-7.7
+                return effects
             case _:
                 return super()._on_timer(timer, now)
 

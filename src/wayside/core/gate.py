@@ -177,7 +177,8 @@ class Gate:
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
         known = self.passages.get(event.header.cid)
         relays = self.context.box.relay is not None and not event.transit
-        if event.side not in ("inside", "outside") and not relays:
+        ours = any(hop.key == self.context.key.public for hop in message.hops)
+        if (event.side not in ("inside", "outside") and not relays) or (ours and not event.transit):
             return [Dropped(DropReason.UNEXPECTED, event.source)]
         seq = event.header.seq
         if known is not None and (known.seqs.is_old(seq) or known.stage is Stage.ENDED):

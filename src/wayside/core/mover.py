@@ -12,7 +12,7 @@ from .address import IP, Address, Flow
 from .asker import Asker
 from .codec import decode_body
 from .connection import State
-from .effects import Effect
+from .effects import ChangeRules, Effect
 from .events import SourcesChanged
 from .messages import OpenTerms
 from .saved import save
@@ -55,9 +55,18 @@ class Mover(Asker):
 
     def follow(self, source: IP) -> list[Effect]:
         """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
-        about = self.agreement
+        about, offer = self.agreement, self.offer
         here = Address(source, about.wire.source.port)
-        if here == about.wire.source or self.state is not State.CONNECTED:
+        if here == about.wire.source:
+            return []
+        if offer is not None and self.state in (State.ANSWERING, State.OFFERED):
+            offer.here, before = here, (*self.old, *about.inbound)
+            self.agreement, pending = replace(about, wire=offer.after), offer.pending(about)
+            self.old = tuple(rule for rule in pending if rule not in self.agreement.inbound)
+            gone = tuple(rule for rule in before if rule not in pending)
+            asked = self.state is State.OFFERED
+            return [ChangeRules(about.cid, pending, gone)] if asked else []
+        if self.state is not State.CONNECTED:
             return []
         switch = self._switch(replace(about.wire, source=here))
         return [switch, save(self), replace(self._up(), refreshed=True)]

@@ -112,9 +112,9 @@ class Passages:
         self._inside[passage.key, at.family] = (passage.cid, at)
 
     def hidden(self, key: bytes) -> list[Passage]:
-        """The live connections to a host that we hide, by its key, 32 bytes."""
-        live = (self.by_cid[cid] for cid in self._hidden.get(key[:KNOWN_BYTES], ()))
-        return [passage for passage in live if passage.stage is Stage.LIVE]
+        """The connections to a host that we hide, by its key, 32 bytes; pending ones, too."""
+        known = (self.by_cid[cid] for cid in self._hidden.get(key[:KNOWN_BYTES], ()))
+        return [passage for passage in known if passage.stage is not Stage.ENDED]
 
     def await_by(self, passage: Passage, crossing: Crossing | None) -> None:
         """Where the hidden end of a connection says that it is, until it has shown it. R-10.5."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from . import constants as c
 from .address import Address, Flow, Transport
+from .answerer import Offer
 from .connection import Connection, State
 from .effects import ChangeRules, Effect, ReportRefused
 from .events import DatagramReceived
@@ -29,6 +30,7 @@ class Yielding(Connection):
     """What an end does whose question goes unanswered, or is answered by others."""
 
     __slots__ = ()
+    offer: Offer | None
 
     def _fall_back(self) -> list[Effect]:
         """Nobody answers: let packets go as they would without us; empty: the user does not let it.
@@ -87,7 +89,8 @@ class Yielding(Connection):
         """The key of our own rendezvous, if it hides us from the other end. Spec: R-10.5."""
         if self.PARITY == 0:
             return None
-        keys = [hop.key for hop in self.hops if hop.role == Role.HIDING]
+        hops = self.hops or (self.offer.hops if self.offer else ())
+        keys = [hop.key for hop in hops if hop.role == Role.HIDING]
         return next((key for key in keys if key in self.host.redirectors), None)
 
     def _elsewhere(self, wire: Flow, outside: Address | None) -> tuple[Address, ...]:

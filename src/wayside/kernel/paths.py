@@ -5,7 +5,9 @@ something comes, the path works, and nothing more is asked. What leaves without 
 may be a path that is dead, or a flow that goes one way only. So the other end is asked by the same
 path (a refresh); if it answers, all is well, and the next question takes its time. If it does not
 answer two of them, the next path is tried, the ones first that have nothing in common with the dead
-one. The first that answers is taken by that connection, then by all others of the dead path.
+one. The first that answers is taken by that connection, then by all others of the dead path. Who
+talks to a hidden host has no other path; but that may have moved to behind a gate, which knows
+nothing until it is asked.
 
 The one that was left is tried again later, and later still each time that it dies again: so nothing
 flaps. Of two ends the one with the smaller key goes first. Of the connections of one path only a
@@ -23,6 +25,7 @@ from wayside.core.connection import Connection, State
 from wayside.core.constants import SIGNALING_PORT
 from wayside.core.rebinder import Rebinder
 from wayside.core.rule import Cid
+from wayside.core.way import Role
 
 FAST_S, SLOW_S = 0.03, 0.25
 """Between looks while something passes, and while nothing does. A look costs the helper 0.3 ms a
@@ -298,7 +301,7 @@ class Paths:
     def _by_path(self, connections: Iterable[Connection]) -> dict[Path, list[Connection]]:
         by_path: dict[Path, list[Connection]] = {}
         for one in connections:
-            if is_watched(one) and self._others(one):
+            if is_watched(one) and (_is_hidden(one) or self._others(one)):
                 by_path.setdefault(_path_of(one.agreement.wire), []).append(one)
         return by_path
 
@@ -454,6 +457,11 @@ def is_watched(connection: Connection) -> bool:
         and isinstance(connection, Rebinder)
         and not connection.hider
     )
+
+
+def _is_hidden(connection: Connection) -> bool:
+    """Whether the other end moves unseen, perhaps to behind a gate that has to be asked. R-10.5."""
+    return any(hop.role == Role.HIDING for hop in connection.hops)
 
 
 def _first(own: Sequence[Address], family: int) -> IP | None:

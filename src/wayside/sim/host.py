@@ -99,6 +99,7 @@ class HostSettings:
     budget: Budget = field(default_factory=Budget)
     steering: Steering = field(default_factory=Steering)
     multihomed: bool = False
+    watches: bool = False
 
 
 @dataclass(slots=True)
@@ -480,9 +481,8 @@ class HostBox(Box):
 
     def _tell(self, cid: Cid, effect: Effect) -> None:
         self.registering.on_report(effect)
-        listener = self.listeners.get(cid)
-        if listener is not None:
-            listener(effect)
+        if cid in self.listeners:
+            self.listeners[cid](effect)
 
     def _refused(self, effect: ReportRefused) -> None:
         found = [flow for flow, held in self.waiting.items() if held.cid == effect.cid]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 
 from wayside.core.effects import ChangeRules, Effect, SendDatagram
-from wayside.core.events import Event
+from wayside.core.events import Event, RulesFailed
 
 from .forge import bent
 
@@ -26,9 +26,13 @@ class Liar:
         self._honest = honest
         self._chance = chance
         self._probability = probability
+        self._true: dict[bytes, SendDatagram] = {}
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """What the gate says, bent."""
+        """What the gate says, bent; it hears of what it has not said as it meant it."""
+        if isinstance(event, RulesFailed):
+            meant = tuple(self._true.get(one.data, one) for one in event.unsent)
+            event = replace(event, unsent=meant)
         return [self._bend(effect) for effect in self._honest(event, now)]
 
     def _bend(self, effect: Effect) -> Effect:
@@ -44,4 +48,6 @@ class Liar:
     def _bend_datagram(self, effect: SendDatagram) -> SendDatagram:
         if self._chance.random() >= self._probability:
             return effect
-        return replace(effect, data=bent(effect.data, self._chance))
+        lie = replace(effect, data=bent(effect.data, self._chance))
+        self._true[lie.data] = effect
+        return lie

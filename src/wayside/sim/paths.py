@@ -35,7 +35,7 @@ class PathKeeper:
     def start(self) -> None:
         """A new agent begins to watch."""
         host = self._host
-        if host.settings.multihomed and host.settings.virtual and host.driver is not None:
+        if host.settings.watches and host.settings.virtual and host.driver is not None:
             self.paths, self._driver = Paths(host.key), host.driver
             self._watch(host.driver)
 

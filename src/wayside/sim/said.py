@@ -17,7 +17,7 @@ from wayside.core import constants as c
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.codec import DecodeError, Header, decode_body
 from wayside.core.connection import Agreement
-from wayside.core.effects import ChangeRules, Effect, SendDatagram
+from wayside.core.effects import ChangeRules, Effect, KeepLocation, SendDatagram
 from wayside.core.events import DatagramReceived, LocationFound, MessageReceived
 from wayside.core.messages import (
     Accept,
@@ -145,6 +145,9 @@ class Said(Watcher):
         """Write down what was said."""
         if not step.effects:
             return
+        for effect in step.effects:
+            if isinstance(effect, KeepLocation) and effect.record:
+                self._kept(effect.record)
         for datagram in sent_by(step.effects):
             kind = datagram.data[4]
             if kind == Confirm.TYPE:
@@ -158,6 +161,13 @@ class Said(Watcher):
             elif kind in (Open.TYPE, Accept.TYPE) and _rewrites(step.machine):
                 with suppress(DecodeError):  # a liar's
                     self._passed(step, datagram)
+
+    def _kept(self, record: bytes) -> None:
+        """A rendezvous knows where a host is now, and if it hides it, sends packets there."""
+        header, message = decode(record)
+        asked = self.asked.get(header.cid)
+        if isinstance(message, Open) and asked is not None:
+            self._follow(asked.site, decode_body(OpenTerms, message.signed))
 
     def consent(self, site: str, flow: FiveTuple) -> dict[Cid, float]:
         """The cids of connections in which this box agreed to send with this 5-tuple.
@@ -255,7 +265,7 @@ class Said(Watcher):
             at = (terms.alternatives or (terms.source,))[0]
             at = at if at.port else at.with_port(c.SIGNALING_PORT)
             self.places.setdefault(terms.from_key, {})[at] = None
-            self._follow(step, terms)
+            self._follow(step.site.name, terms)
 
     def _said_accept(
         self, step: Step, header: Header, message: Accept, here: Address | None
@@ -301,6 +311,8 @@ class Said(Watcher):
             outside = _agreement(step, header.cid).outside
             source = source_behind(message.hops, outside or asked.source)
             self.shown.places.setdefault((header.cid, header.seq), source)
+            if asked.service == c.LOCATION_SERVICE:  # what it agreed to meanwhile follows, too
+                self._follow(step.site.name, asked)
 
     def _translated(self, cid: Cid, flow: Flow, outside: Address) -> None:
         """What a NAT that says nothing makes of packets, as who asks has learnt it. R-12.5."""
@@ -319,16 +331,16 @@ class Said(Watcher):
         self.flows.sources.setdefault((site, key[:3]), {})[cid] = step.now
         self.flows.targets.setdefault((site, key[3:]), {})[cid] = step.now
 
-    def _follow(self, step: Step, terms: OpenTerms) -> None:
+    def _follow(self, host: str, terms: OpenTerms) -> None:
         """Who is hidden tells its rendezvous only: both go on from where it is now. R-10.5."""
         there, new = int(terms.destination.ip), int(terms.source.ip)
         moved: dict[FiveTuple, FiveTuple] = {}
         for (site, flow), cids in list(self.flows.consents.items()):
-            if site == step.site.name and flow[3] == there and flow[0] and flow[1] != new:
+            if site == host and flow[3] == there and flow[0] and flow[1] != new:
                 after = moved[flow] = (flow[0], new, *flow[2:])
                 self.flows.consents.setdefault((site, after), {}).update(cids)
         for (site, flow), cids in list(self.flows.consents.items()):
-            if turned(flow) in moved and site != step.site.name:
+            if turned(flow) in moved and site != host:
                 after = turned(moved[turned(flow)])
                 self.flows.consents.setdefault((site, after), {}).update(cids)
                 for cid in cids:

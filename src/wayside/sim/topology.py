@@ -250,6 +250,7 @@ class Builder:
             budget=self._budget(),
             steering=self._steering(),
             multihomed=self.spec.more.paths,
+            watches=self.spec.more.paths or self.spec.more.hides,
         )
 
     def _steering(self) -> Steering:

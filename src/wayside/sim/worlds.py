@@ -103,7 +103,7 @@ WORLDS: dict[str, Spec] = {
     "hidden-mobile-server": Spec(
         "servers that move behind a rendezvous that hides them",
         mobile="s",
-        more=More(rendezvous=True, hides=True, own_ports=True, apart=BACK),
+        more=More(rendezvous=True, hides=True, own_ports=True),
     ),
     "offpath-firewall": Spec(
         "servers whose home decides who may come, or lets all come through it",
