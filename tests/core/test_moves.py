@@ -326,6 +326,19 @@ def test_who_moves_while_it_asks_is_answered_where_it_is(lost: type[Message], ga
     assert all(pair.kernel[node] == {} for node in pair.order)
 
 
+@pytest.mark.parametrize("gates", [0, 1])
+def test_a_move_to_where_lifetimes_are_shorter_is_refreshed_in_time(gates: int) -> None:
+    """R-5.4, R-5.4.1: the initiator refreshes by what was agreed last, whoever asked."""
+    pair = Pair(gates).open()
+    pair.s.context.lifetime_s = 12.0
+    move(pair, "s")
+    pair.run(1)
+    assert pair.connection("c").lifetime_s == 12
+    pair.run(100)
+    assert pair.is_up
+    agree(pair)
+
+
 def test_who_moves_while_it_asks_waits_no_longer_for_that() -> None:
     """R-5.1.7: 5 s in all, wherever it is."""
     pair = Pair()

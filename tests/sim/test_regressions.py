@@ -194,6 +194,33 @@ REGRESSIONS = {
         "A NAT lent another port to who had one already, which its kernel refused; then nobody"
         " removed the rules of the older connection (R-8.7, R-5.9.2).",
     ),
+    "a-move-to-where-lifetimes-are-shorter": Regression(
+        "mobile-server",
+        47036,
+        (Fault(Kind.LINK_DOWN, 0.901, 7.555, "s1", 0.0),),
+        "The initiator went on refreshing as if its peer had not moved (R-5.4.1).",
+    ),
+    "a-peer-that-moves-away-from-sockets-on-the-wire": Regression(
+        "both-move",
+        27282,
+        (
+            Fault(Kind.LINK_DOWN, 6.152, 2.898, "s1", 0.0),
+            Fault(Kind.KILL, 10.956, 1.193, "c2", 0.0),
+        ),
+        "A host without rewriting made a rule for where its peer had been (R-6.2).",
+    ),
+    "a-hidden-host-behind-another-gate": Regression(
+        "hidden-mobile-server",
+        69,
+        (),
+        "Nobody asked the gate before a hidden host's new place (R-10.5).",
+    ),
+    "one-silent-connection-among-others": Regression(
+        "multihoming",
+        27,
+        (),
+        "What others of the path heard counted for it, too (R-5.4.8).",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

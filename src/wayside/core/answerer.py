@@ -372,6 +372,8 @@ class Answerer(Connection):
         self.timers.stop(Timer.OFFER)
         if first:
             self.timers.stop(Timer.GIVE_UP)
+        if self.PARITY == 0:  # the other end has moved, and may have less time there
+            self.timers.start(Timer.REFRESH, now + self.lifetime_s / 3)
         self.timers.start(Timer.EXPIRE, now + max(self.lifetime_s, 2 * c.OPEN_TIMEOUT_S))
         about = self.agreement
         report = replace(self._up(), refreshed=not first)

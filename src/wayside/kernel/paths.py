@@ -1,17 +1,19 @@
 """Which path has died without a sign, by what the kernel counts; and which is tried next. Pure.
 
 A path is an own address and one of the other end. The kernel counts each rule's packets: as long as
-something comes, the path works, and nothing more is asked. What leaves without anything coming back
-may be a path that is dead, or a flow that goes one way only. So the other end is asked by the same
-path (a refresh); if it answers, all is well, and the next question takes its time. If it does not
-answer two of them, the next path is tried, the ones first that have nothing in common with the dead
-one. The first that answers is taken by that connection, then by all others of the dead path. Who
-talks to a hidden host has no other path; but that may have moved to behind a gate, which knows
-nothing until it is asked.
+something comes for a connection, nothing is asked. What leaves without anything coming back may be
+a path that is dead, or a flow that goes one way only. So the other end is asked by the same path (a
+refresh); if it answers, all is well, and the next question takes its time. If it does not answer
+two of them, or a refresh that was due anyway, the next path is tried, the ones first that have
+nothing in common with the dead one. The first that answers is taken by that connection, then by all
+others of the dead path. Who talks to a hidden host has no other path; but that may have moved to
+behind a gate, which knows nothing until it is asked.
 
 The one that was left is tried again later, and later still each time that it dies again: so nothing
-flaps. Of two ends the one with the smaller key goes first. Of the connections of one path only a
-few are looked at, the busiest and then each in its turn. Spec: R-5.4.8.
+flaps. Whoever forges packets of a connection, from its other end's address, keeps a dead path alive
+for it: a kernel counts what it lets in. Of two ends the one with the smaller key goes first. Of the
+connections of one path only a few are looked at, the busiest and then each in its turn.
+Spec: R-5.4.8.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.asker import Asker
 from wayside.core.connection import Connection, State
 from wayside.core.constants import SIGNALING_PORT
 from wayside.core.rebinder import Rebinder
@@ -253,6 +256,7 @@ class Paths:
             state = self._states.setdefault(path, _State())
             known = {one.agreement.cid: one for one in found}
             heard = self._count(state, known, counted, now)
+            self._unanswered(state, found, now)
             step = self._step(path, state, known, heard, now) or self._return(path, found, now)
             trials += [step] if step is not None else []
         return trials
@@ -306,7 +310,7 @@ class Paths:
         return by_path
 
     def _some(self, state: _State, connections: list[Connection]) -> list[Connection]:
-        """The busiest of a path, and then each in its turn."""
+        """The busiest of a path, who waits for something to come, and then each in its turn."""
 
         def busy_at(one: Connection) -> float:
             counted = state.counts.get(one.agreement.cid)
@@ -315,8 +319,9 @@ class Paths:
         if len(connections) <= LOOKED_AT_A_PATH:
             return connections
         state.turn = (state.turn + 1) % len(connections)
-        busiest, next_one = max(connections, key=busy_at), connections[state.turn]
-        return [busiest] if busiest is next_one else [busiest, next_one]
+        found = [max(connections, key=busy_at), connections[state.turn]]
+        found += [one for one in connections if one.agreement.cid in (state.waiting, state.asked)]
+        return list({one.agreement.cid: one for one in found}.values())
 
     def _count(
         self,
@@ -325,8 +330,12 @@ class Paths:
         counted: Mapping[Cid, tuple[int, int]],
         now: float,
     ) -> bool:
-        """Take the counters of a path's connections; whether anything has come."""
-        heard = False
+        """Take the counters of a path's connections; whether anything has come.
+
+        Only what comes for whom silence was noticed says that it is over: the others may have a
+        gate that still knows them, or somebody who sends in the other end's name.
+        """
+        heard: set[Cid] = set()
         state.counts = {cid: seen for cid, seen in state.counts.items() if cid in known}
         for cid in known:
             if cid not in counted:
@@ -338,13 +347,27 @@ class Paths:
                 continue  # new rules count from zero
             if sent > before.sent or came > before.heard:
                 seen.busy_at = state.busy_at = now
-            heard = heard or came > before.heard
+            if came > before.heard:
+                heard.add(cid)
             if sent > before.sent and came == before.heard and state.waiting is None:
                 state.waiting, state.waiting_since = cid, now
-        if heard:
+        if state.asked in heard or (state.asked is None and state.waiting in heard):
             state.answers = 0
             state.calm()
-        return heard
+        return bool(heard)
+
+    def _unanswered(self, state: _State, found: list[Connection], now: float) -> None:
+        """A refresh that nobody answers is as good as having asked, though nothing is sent."""
+        if state.asked is not None:
+            return
+        for one in found:
+            attempt = one.attempt if isinstance(one, Asker) else None
+            if attempt is None or attempt.message is None or attempt.towards is not None:
+                continue
+            if attempt.wire == one.agreement.wire and attempt.counts.tries > ASKS:
+                state.asked, state.asks = one.agreement.cid, ASKS
+                state.asked_at = now - state.trip.wait_s
+                return
 
     def _step(
         self, path: Path, state: _State, known: Mapping[Cid, Connection], heard: bool, now: float

@@ -101,11 +101,11 @@ class RedirectForger(OnPath):
     def _answer(self, packet: Packet, end: int) -> None:
         try:
             header, message = decode(packet.payload)
+            if not isinstance(message, Open):
+                return
+            terms = decode_body(OpenTerms, message.signed)
         except DecodeError:
             return
-        if not isinstance(message, Open):
-            return
-        terms = decode_body(OpenTerms, message.signed)
         there = self.address_of(self.stage.off_path)
         now_s = EPOCH_S + self.stage.network.place.clock.now
         named = self.chance.choice((self.key.public, terms.to_key, self._somebody))

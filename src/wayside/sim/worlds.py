@@ -59,7 +59,7 @@ class Spec:
 BACK = "one socket of a thousand worlds or so stands still after a move"
 
 
-STUCK = "seed 3005: one silent connection is not seen beside others of its path"
+STUCK = "seed 51: what is asked for while a link is dead is asked for by that link only"
 
 WORLDS: dict[str, Spec] = {
     "simple": Spec("two hosts and the network between them"),
