@@ -370,6 +370,21 @@ def test_who_asks_again_after_a_crash_gets_the_port_that_it_had(family: int) -> 
     assert pair.kernel["g1"] == {}
 
 
+def test_a_port_that_the_kernel_refused_is_not_given_to_who_asks_again() -> None:
+    """R-8.7: something else in this box has it; the next one is another."""
+    pair = Pair(1, nats=("g1",))
+    pair.hold.add(Confirm)
+    pair.open(0.2)
+    refused = pair.passage().crossing.far.source
+    pair.tell("g1", RulesFailed(pair.cid, "somebody else's packets leave this box as that"))
+    pair.c.connections.clear()
+    pair.hold.clear()
+    pair.cid = Cid(b"asks once again.")
+    pair.open(0.5)
+    assert pair.passage().crossing.near.source.port == refused.port
+    assert pair.passage().crossing.far.source != refused
+
+
 def test_one_host_inside_talks_to_two_ports_of_another_from_one_port() -> None:
     """R-8.7: what it shows is told apart by the port that it goes to."""
     pair = Pair(1, nats=("g1",)).open(0.5)

@@ -50,8 +50,8 @@ class Passages:
         return tuple(rule for rule in rules if not self._has_another(rule))
 
     def _has_another(self, rule: Rule) -> bool:
-        newer = self.by_cid.get(self._by_flow.get(rule.match, rule.owner))
-        return newer is not None and newer.cid != rule.owner and newer.stage is not Stage.ENDED
+        newer = self._by_flow.get(rule.match, rule.owner)
+        return newer != rule.owner and not self._is_over(newer)
 
     def claim(self, cid: Cid, crossing: Crossing) -> None:
         """These flows are this connection's."""
@@ -146,9 +146,15 @@ class Passages:
         for port in _candidates(cid, flow.source.port, ports):
             source = flow.source.with_port(port)
             there = _towards(Flow(flow.transport, source, flow.destination))
-            if self._lent.get(there, (cid, near))[1] == near:
+            holder, lent_to = self._lent.get(there, (cid, near))
+            if lent_to == near and (holder == cid or not self._is_over(holder)):
                 return source
         return None
+
+    def _is_over(self, cid: Cid) -> bool:
+        """Whether a connection has ended; perhaps because its port was not ours to lend."""
+        known = self.by_cid.get(cid)
+        return known is None or known.stage is Stage.ENDED
 
     def is_lent(self, cid: Cid, crossing: Crossing) -> bool:
         """Whether somebody else has got this connection's source meanwhile."""
