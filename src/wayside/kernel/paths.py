@@ -12,8 +12,7 @@ behind a gate, which knows nothing until it is asked.
 The one that was left is tried again later, and later still each time that it dies again: so nothing
 flaps. Whoever forges packets of a connection, from its other end's address, keeps a dead path alive
 for it: a kernel counts what it lets in. Of two ends the one with the smaller key goes first. Of the
-connections of one path only a few are looked at, the busiest and then each in its turn.
-Spec: R-5.4.8.
+connections of one path only a few are looked at, the busiest and then each in its turn. R-5.4.8.
 """
 
 from __future__ import annotations
@@ -61,18 +60,17 @@ LOOKED_AT_A_PATH, LOOKED_AT = 2, 32
 FOLLOW_A_LOOK = 32
 """Connections that follow to another path in one look: each takes an OPEN, 0.2 ms."""
 
-QUIET_S = 1.0
+QUIET_S, BUSY_S = 1.0, 2.0
 """While somebody moves nothing is asked about paths: a move sees to itself."""
-
-BUSY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """An own address, and one of the other end."""
+    """An own address, and one of the other end; `key`: whose, if a rendezvous hides several."""
 
     own: IP
     theirs: IP
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +149,10 @@ class _State:
     """What was on it has just been asked for elsewhere."""
 
     def calm(self) -> None:
-        """Something came."""
-        self.waiting = self.asked = None
+        """Who was asked for has been answered, or is no more; another may still wait."""
+        if self.waiting == self.asked:
+            self.waiting = None
+        self.asked = None
         self.asks = self.tries = 0
 
     @property
@@ -268,7 +268,7 @@ class Paths:
 
         If that is another one, because of us, all others of the path that was left follow.
         """
-        cid, at = connection.agreement.cid, _path_of(connection.agreement.wire)
+        cid, at = connection.agreement.cid, _path_of(connection)
         new = self._states.setdefault(at, _State())
         if cid not in new.counts:
             new.rests_until = max(new.rests_until, now + QUIET_S)
@@ -294,7 +294,7 @@ class Paths:
         there = self._there(to, wire.destination.ip)
         for one in connections:
             same = one.agreement.peer.key == to.agreement.peer.key
-            if same and is_watched(one) and _path_of(one.agreement.wire) == dead:
+            if same and is_watched(one) and _path_of(one) == dead:
                 self._following.append(Trial(one.agreement.cid, wire.source, there))
 
     def _port_of(self, connection: Connection) -> int:
@@ -306,7 +306,7 @@ class Paths:
         by_path: dict[Path, list[Connection]] = {}
         for one in connections:
             if is_watched(one) and (_is_hidden(one) or self._others(one)):
-                by_path.setdefault(_path_of(one.agreement.wire), []).append(one)
+                by_path.setdefault(_path_of(one), []).append(one)
         return by_path
 
     def _some(self, state: _State, connections: list[Connection]) -> list[Connection]:
@@ -336,6 +336,8 @@ class Paths:
         gate that still knows them, or somebody who sends in the other end's name.
         """
         heard: set[Cid] = set()
+        if state.waiting not in known:
+            state.waiting = None
         state.counts = {cid: seen for cid, seen in state.counts.items() if cid in known}
         for cid in known:
             if cid not in counted:
@@ -351,7 +353,9 @@ class Paths:
                 heard.add(cid)
             if sent > before.sent and came == before.heard and state.waiting is None:
                 state.waiting, state.waiting_since = cid, now
-        if state.asked in heard or (state.asked is None and state.waiting in heard):
+        if state.waiting in heard:
+            state.waiting, state.answers = None, 0
+        if state.asked in heard:
             state.answers = 0
             state.calm()
         return bool(heard)
@@ -382,9 +386,7 @@ class Paths:
             busiest = max(state.counts, key=lambda cid: state.counts[cid].busy_at)
             return self._ask(path, state, known[busiest], now)  # to learn how long it takes
         if state.asked is None:
-            if state.waiting is None or state.waiting not in known:
-                return None
-            if now - state.waiting_since < state.patience_s:
+            if state.waiting is None or now - state.waiting_since < state.patience_s:
                 return None
             return self._ask(path, state, known[state.waiting], now)
         if state.asked not in known:
@@ -492,5 +494,7 @@ def _first(own: Sequence[Address], family: int) -> IP | None:
     return next((one.ip for one in own if one.family == family), None)
 
 
-def _path_of(wire: Flow) -> Path:
-    return Path(wire.source.ip, wire.destination.ip)
+def _path_of(connection: Connection) -> Path:
+    about = connection.agreement
+    key = about.peer.key if _is_hidden(connection) else b""
+    return Path(about.wire.source.ip, about.wire.destination.ip, key)
