@@ -103,5 +103,7 @@ def test_only_who_gets_the_accept_can_confirm_it(transport: Transport) -> None:
     asked = decode_body(OpenTerms, body_of(data, Open).signed)
     assert asked.source == VICTIM
     assert scene.bytes_to(ELSEWHERE) == 0
-    scene.run(6)
+    scene.run(4)
     assert scene.connection("s").keys.seq == -1
+    scene.run(2)
+    assert scene.s.connections == {}

@@ -130,12 +130,15 @@ class Passages:
         """Where the host with this key, 32 bytes, registered from; None: it did not."""
         return self._inside.get((key[:KNOWN_BYTES], family), (None, None))[1]
 
-    def source(self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int]) -> Address | None:
+    def source(
+        self, cid: Cid, near: Address, flow: Flow, ports: Sequence[int], relays: bool = False
+    ) -> Address | None:
         """A source for packets from `near`: its own port if it is free, else one that is.
 
         Taken is taken for all ports of a host, because the responder chooses its own last; but not
-        for who has it already: that asks again after a crash, or for another port of that host. The
-        same connection gets the same again, unless it moved. None: none is free. Spec: R-8.7.
+        for who has it already (and goes to the flow's own destination): that asks again after a
+        crash, or for another port of that host. The same connection gets the same again, unless it
+        moved. None: none is free. Spec: R-8.7.
         """
         known = self.by_cid.get(cid)
         kept = known.crossing if known else None
@@ -147,7 +150,8 @@ class Passages:
             source = flow.source.with_port(port)
             there = _towards(Flow(flow.transport, source, flow.destination))
             holder, lent_to = self._lent.get(there, (cid, near))
-            if lent_to == near and (holder == cid or not self._is_over(holder)):
+            again = not relays and not self._is_over(holder)
+            if lent_to == near and (holder == cid or again):
                 return source
         return None
 
@@ -160,15 +164,15 @@ class Passages:
         """Whether somebody else has got this connection's source meanwhile."""
         if crossing.far.transport is Transport.NONE:
             return False  # no packets: nothing to tell apart
-        near = crossing.near.source
+        near, relays = crossing.near.source, crossing.near.destination != crossing.far.destination
         owner, lent_to = self._lent.get(_towards(crossing.far), (cid, near))
-        return crossing.lends and owner != cid and lent_to != near
+        return crossing.lends and owner != cid and (relays or lent_to != near)
 
     def destination(self, cid: Cid, flow: Flow, ports: Sequence[int]) -> Address | None:
         """An address of ours for packets that are for a host inside: its port if that is free."""
         if flow.transport is Transport.NONE:
             return flow.destination
-        for port in (flow.destination.port, *_candidates(cid, 0, ports)):
+        for port in (flow.destination.port, *_candidates(cid, 0, ports, b"to")):
             destination = flow.destination.with_port(port)
             if self._by_flow.get(Flow(flow.transport, flow.source, destination), cid) == cid:
                 return destination
@@ -186,10 +190,10 @@ def _towards(flow: Flow) -> Flow:
     return Flow(flow.on_the_wire.transport, flow.source, flow.destination.with_port(0))
 
 
-def _candidates(cid: Cid, wanted: int, ports: Sequence[int]) -> Iterator[int]:
-    """Ports to try, in an order that is the connection's own."""
+def _candidates(cid: Cid, wanted: int, ports: Sequence[int], what: bytes = b"") -> Iterator[int]:
+    """Ports to try, in an order that is the connection's own; another for each use of a port."""
     if wanted in ports:
         yield wanted
     for number in range(PORT_TRIES):
-        drawn = int.from_bytes(digest(cid, number.to_bytes(2, "big"))[:4], "big")
+        drawn = int.from_bytes(digest(cid, what, number.to_bytes(2, "big"))[:4], "big")
         yield ports[drawn % len(ports)]

@@ -181,7 +181,8 @@ def lent_way(
 ) -> Way | Refusal:
     """The same way, with a port of our own in the source's place. Spec: R-8.7."""
     flow = Flow(opened.terms.transport, way.far.with_port(way.near.port), way.onward)
-    far = table.source(event.header.cid, way.near, flow, box.ports)
+    relays = way.here is not None
+    far = table.source(event.header.cid, way.near, flow, box.ports, relays)
     if far is None:
         return Refusal(Code.BUSY, f"no port is free on {way.far.ip}")
     return replace(way, far=far)

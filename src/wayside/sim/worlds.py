@@ -59,6 +59,7 @@ class Spec:
 BACK = "one socket of a thousand worlds or so stands still after a move"
 
 
+AGAIN = "seed 324: who asks again from one port is refused while the hiding relay has the old one"
 STUCK = "seed 51: what is asked for while a link is dead is asked for by that link only"
 
 WORLDS: dict[str, Spec] = {
@@ -103,7 +104,7 @@ WORLDS: dict[str, Spec] = {
     "hidden-mobile-server": Spec(
         "servers that move behind a rendezvous that hides them",
         mobile="s",
-        more=More(rendezvous=True, hides=True, own_ports=True),
+        more=More(rendezvous=True, hides=True, own_ports=True, apart=AGAIN),
     ),
     "offpath-firewall": Spec(
         "servers whose home decides who may come, or lets all come through it",
