@@ -32,7 +32,7 @@ from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Role
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.recovery import Recovered, recover
-from wayside.kernel.turns import Turn, Turns
+from wayside.kernel.turns import Turn
 from wayside.sim import host as sim_host
 from wayside.sim.box import Driver
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
@@ -450,12 +450,3 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
 def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: what it asked for when it moved goes on from its old address."""
     patch.setattr(Initiator, "_ask_from", nothing)
-
-
-def driver_that_lets_words_overtake_rules(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.3: what is decided later goes out before the kernel has the rules for it."""
-
-    def take(self: Turns, effects: list[Effect]) -> None:
-        self.run(Turn(effects))
-
-    patch.setattr(Turns, "take", take)
