@@ -135,3 +135,19 @@ def test_what_goes_comes_before_what_is_put_in_its_place() -> None:
     rule = put(0).put[0]
     keeper, _, _ = performed([ChangeRules(CIDS[0], put=(rule,), remove=(rule,))])
     assert keeper.asked == [[Remove(rule), Put(rule)]]
+
+
+def test_what_is_decided_later_about_a_connection_waits_for_its_rules() -> None:
+    """R-5.4.3: an OPEN that confirms what was agreed leaves when the rules for that are in."""
+    keeper, after = Keeper(), list[Effect]()
+
+    async def run() -> None:
+        driver = Driver(Told(), keeper, {}, EventLog(None, "x", "host"), after.append)
+        driver.perform([put(0)])
+        driver.perform([ForgetConnection(CIDS[0])])
+        driver.perform([ForgetConnection(CIDS[1])])
+        assert after == [ForgetConnection(CIDS[1])]
+        await keeper.answer()
+        assert after == [ForgetConnection(CIDS[1]), ForgetConnection(CIDS[0])]
+
+    asyncio.run(run())
