@@ -243,9 +243,13 @@ def _resumed(heard: Process, gone: float) -> float:
 
 
 def _check_ports_run_out(world: _Nat) -> None:
-    """With two ports to lend, the third connection to a host is refused, and says why."""
+    """With two ports to lend, the third connection to a host is refused, and says why.
+
+    What was asked for before is over by then: a mapping that is put right takes a port, too.
+    """
     stage, gate = world.stage, world.gate
     trial, node = stage.trial, stage.client.node
+    within(3 * LIFETIME_S, lambda: not (stage.client.held() or world.second.held() or gate.held()))
     path = gate.node.state / "gate.toml"
     path.write_text(path.read_text().replace(PORTS, FEW_PORTS))
     gate.kill()
@@ -272,6 +276,7 @@ def _check_gone_after_silence(world: _Nat) -> None:
     """When both ends vanish without a word, the mappings go when their lifetime is over."""
     stage, gate = world.stage, world.gate
     trial, node = stage.trial, stage.client.node
+    traffic.echo_result(traffic.start_echo(node, stage.to, from_port=DRAWN_FROM))
     held = gate.held()
     near = Flow(
         Transport.UDP,
