@@ -335,6 +335,18 @@ def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
     assert fold.text == "refreshed until 4002 ms: 4 more lines"
 
 
+def test_the_fold_stands_with_who_refreshes() -> None:
+    log = Log()
+    log.carry(0, "client.lab", "server.lab", "OPEN", "a0")
+    for seq in (0, 2, 4):
+        details = {"type": "OPEN", "digest": f"f{seq}", "seq": seq, "cid": "c2" * 16}
+        log.add(10 + seq * 500, "server.lab", "datagram.sent", **details)
+        log.add(11 + seq * 500, "client.lab", "datagram.received", **details)
+    drawn = ladder.build(log.records)
+    (fold,) = marks(drawn)
+    assert drawn.participants[fold.column].name == "server.lab"
+
+
 def test_what_belongs_to_no_connection_stands_at_the_end_and_a_flood_of_it_is_cut() -> None:
     log = Log()
     for number in range(ladder.ROWS_MAX + 50):

@@ -442,7 +442,9 @@ def _fold(rows: list[Row]) -> list[Row]:
     if folded:
         last = folded[-1].time_ms
         text = f"refreshed until {last:.0f} ms: {len(folded)} more lines"
-        kept.append(Mark(folded[0].time_ms, 0, text, Tone.NEUTRAL))
+        senders = (row.source for row in folded if isinstance(row, Arrow))
+        column = next((one for one in senders if one is not None), 0)
+        kept.append(Mark(folded[0].time_ms, column, text, Tone.NEUTRAL))
         kept.sort(key=lambda row: row.time_ms)
     return kept
 
