@@ -14,7 +14,7 @@ from wayside.core.approval import check_approval, create_approval
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import FindLocation, KeepLocation, ReportRefused
+from wayside.core.effects import Dropped, DropReason, FindLocation, KeepLocation, ReportRefused
 from wayside.core.events import CloseRequested, LocationFound
 from wayside.core.gate import Gate
 from wayside.core.messages import Code, Confirm, Open, OpenTerms, Redirect, decode, encode, padded
@@ -93,6 +93,22 @@ def test_a_hidden_host_is_reached_and_never_shown() -> None:
     seen = [event.data for _, there, event in world.wire if there == "c"]
     assert seen
     assert not any(address in data for address in hidden for data in seen)
+
+
+def test_who_sends_a_hidden_hosts_rendezvous_its_own_open_is_told_nothing() -> None:
+    """R-8.5, R-10.5: its no to that would name the hidden host, and be passed on to the client."""
+    world = star(STEER)
+    del world.host("s").answering.services["https"]
+    cid = world.ask("c", "s", "r")
+    assert world.refusals()[-1].reason == "no service https here"
+    passed = [event for node, there, event in world.wire if (node, there) == ("r", "s")]
+    asked = next(event for event in passed if event.data[4] == Open.TYPE)
+    said = len(world.wire)
+    world.tell("r", replace(asked, source=asked.destination, destination=asked.source))
+    world.run(1.0)
+    assert world.effects[-1] == ("r", Dropped(DropReason.UNEXPECTED, asked.destination))
+    assert world.wire[said:] == []
+    assert cid not in world.host("s").connections
 
 
 def test_the_relay_that_hides_a_host_carries_its_packets_both_ways() -> None:

@@ -215,6 +215,12 @@ REGRESSIONS = {
         (),
         "Nobody asked the gate before a hidden host's new place (R-10.5).",
     ),
+    "a-rendezvous-its-own-open": Regression(
+        "offpath-firewall",
+        71599,
+        (Fault(Kind.EAVESDROP, 4.008, 9.856, "core-s1", 8.301),),
+        "It refused its own OPEN by name of the hidden host, and passed that on (R-8.5).",
+    ),
     "one-silent-connection-among-others": Regression(
         "multihoming",
         27,

@@ -62,6 +62,7 @@ from .opening import (
     SIGNATURE_CONTEXT,
     Refusal,
     check_open,
+    has_passed,
 )
 from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
@@ -177,7 +178,7 @@ class Gate:
     def _on_open(self, event: MessageReceived, message: Open, now: float) -> list[Effect]:
         known = self.passages.get(event.header.cid)
         relays = self.context.box.relay is not None and not event.transit
-        ours = any(hop.key == self.context.key.public for hop in message.hops)
+        ours = has_passed(message, self.context.key.public)
         if (event.side not in ("inside", "outside") and not relays) or (ours and not event.transit):
             return [Dropped(DropReason.UNEXPECTED, event.source)]
         seq = event.header.seq

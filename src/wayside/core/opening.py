@@ -61,6 +61,11 @@ class CheckedOpen:
     to_name: str | None
 
 
+def has_passed(message: Open, key: bytes) -> bool:
+    """Whether a box of this key has sent this on itself. Spec: R-8.5."""
+    return any(hop.key == key for hop in message.hops)
+
+
 def check_open(
     event: MessageReceived, message: Open, names: Names, unix_s: float
 ) -> CheckedOpen | DropReason:

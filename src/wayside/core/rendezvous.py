@@ -41,7 +41,7 @@ from .gate import Gate
 from .hiding import await_from, follow
 from .host import Host
 from .messages import Code, Open, OpenTerms, decode, encode
-from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, open_hash
+from .opening import SIGNATURE_CONTEXT, CheckedOpen, Refusal, check_open, has_passed, open_hash
 from .passage import Stage
 from .policy import PolicyAction
 from .rule import Cid
@@ -142,6 +142,8 @@ class Rendezvous:
             effects = self._from_host(self.host.handle(event, now))
         elif not isinstance(message, Open):
             return self.gate.handle(event, now)
+        elif has_passed(message, self.gate.context.key.public):
+            return [Dropped(DropReason.UNEXPECTED, event.source)]
         else:
             opened = self._check(event, message, now)
             if not isinstance(opened, CheckedOpen):
