@@ -122,9 +122,10 @@ class Star:
         cid: int = 1,
         service: str = "https",
         transport: Transport = Transport.TCP,
+        seconds: float = 1.0,
         **more: Any,
     ) -> Cid:
-        """Let a host ask for another, at some address."""
+        """Let a host ask for another, at some address, and so much time pass."""
         here = self.own[who]
         there = at if isinstance(at, Address) else self.own[at]
         name = Cid(bytes([cid]) * 16)
@@ -136,7 +137,7 @@ class Star:
             local = Flow(transport, Address(virtual.own(here.family), wire.source.port), other)
         asked = OpenRequested(name, PeerIdentity(peer), service, wire, local, there)
         self.tell(who, replace(asked, **more))
-        self.run(1.0)
+        self.run(seconds)
         return name
 
     def register(self, who: str = "s", cid: int = 200) -> Cid:

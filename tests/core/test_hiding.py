@@ -9,14 +9,15 @@ from itertools import groupby
 
 import pytest
 
-from star import STEER, Star, carried, star
+from star import ADDRESSES, STEER, Star, carried, star
 from wayside.core.address import Address, Transport
 from wayside.core.connection import State
 from wayside.core.constants import PENDING_S
 from wayside.core.effects import ChangeRules, Effect, SendDatagram
-from wayside.core.events import CloseRequested
+from wayside.core.events import CloseRequested, DataAnswered
 from wayside.core.host import Offered
-from wayside.core.messages import MESSAGES, Accept, Confirm, Message
+from wayside.core.messages import MESSAGES, Accept, Confirm, Message, Open
+from wayside.core.rule import Cid
 
 
 def sent_then(effect: Effect) -> list[type[Message]]:
@@ -37,6 +38,20 @@ def moved_quietly(world: Star, address: str = "10.9.9.9") -> int:
     world.move("s", address)
     world.run(0.1)
     return begun
+
+
+def offered(world: Star) -> Cid:
+    """A hidden host has agreed to a connection, but the CONFIRM was lost."""
+    world.lose.add(Confirm)
+    cid = world.ask("c", "s", "r")
+    world.lose.clear()
+    assert world.connection("s", cid).state is State.OFFERED
+    return cid
+
+
+def lets_in_at(world: Star) -> set[str]:
+    """The addresses of the host that its kernel takes packets in at."""
+    return {str(match.destination.ip) for match in world.kernel["s"]}
 
 
 def test_no_kernel_meets_a_packet_of_a_hidden_host_that_none_of_its_rules_fits() -> None:
@@ -91,6 +106,60 @@ def test_all_connections_of_a_hidden_host_are_changed_side_by_side() -> None:
         ours = [run for run in runs if run[0].cid in cids]  # type: ignore[union-attr]
         assert [[one.cid for one in run[:3]] for run in ours] == [cids] * times  # type: ignore[union-attr]
     assert all(carried(world, cid) for cid in cids)
+
+
+def test_a_hidden_host_asks_nobody_but_its_rendezvous_when_it_moves() -> None:
+    """R-10.5: its connections go on from where it is without an OPEN of theirs."""
+    world = star(STEER)
+    cid = world.ask("c", "s", "r")
+    begun = len(world.wire)
+    world.move("s", "10.9.9.9")
+    world.run(1)
+    assert carried(world, cid)
+    said = [event.data for name, _, event in world.wire[begun:] if name == "s"]
+    assert [data[16:32] for data in said if data[4] == Open.TYPE] == [bytes([200]) * 16]
+
+
+def test_what_a_hidden_host_has_offered_moves_with_it() -> None:
+    """R-10.5: packets come in where it was asked and where it is, and nowhere else it has been."""
+    world = star(STEER)
+    cid = offered(world)
+    for place in ("10.9.9.9", "10.9.9.10"):
+        world.move("s", place)
+        world.run(0.1)
+        assert world.connection("s", cid).state is State.OFFERED
+        assert lets_in_at(world) == {ADDRESSES["s"], place}
+    assert world.ask("c", "s", "r") == cid  # as who hears nothing asks again
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert carried(world, cid)
+    about = world.connection("s", cid).agreement
+    assert set(world.kernel["s"]) == {about.local, about.wire.reversed()}
+
+
+def test_a_hidden_host_that_moves_before_it_answers_lets_packets_in_where_it_is() -> None:
+    """R-10.5, R-5.2.5: no rules as long as its application is asked, and the right ones then."""
+    world = star(STEER)
+    cid = world.ask("c", "s", "r", transport=Transport.UDP, data=b"?", seconds=0.005)
+    world.move("s", "10.9.9.9")
+    world.run(0.01)
+    connection = world.connection("s", cid)
+    assert (connection.state, world.kernel["s"]) == (State.ANSWERING, {})
+    assert str(connection.agreement.wire.source.ip) == "10.9.9.9"
+    world.tell("s", DataAnswered(cid, b"!"))
+    assert lets_in_at(world) == {ADDRESSES["s"], "10.9.9.9"}
+
+
+def test_what_is_not_confirmed_yet_goes_to_where_a_hidden_host_is() -> None:
+    """R-10.5: the rendezvous' pending rules move with it, and stay pending."""
+    world = star(STEER)
+    cid = offered(world)
+    world.move("s", "10.9.9.9")
+    world.run(0.1)
+    assert carried(world, cid)
+    assert {(rule.lifetime_s, rule.renewed_by_packets) for rule in world.kernel["r"].values()} == {
+        (PENDING_S, False)
+    }
+    assert len(world.kernel["r"]) == 2
 
 
 def test_a_hidden_host_that_moves_on_before_its_confirm_is_taken_in_there() -> None:

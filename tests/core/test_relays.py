@@ -12,15 +12,18 @@ from ipaddress import ip_network
 
 import pytest
 
+from core.test_moves import move
 from natted import both_ends_know_what_packets_show, restart, wires
-from pair import EPOCH_S, STRANGER, Pair, body_of, hops_of, make_host, make_open
+from pair import EPOCH_S, STRANGER, Pair, body_of, hops_of, make_host, make_open, reasons
 from star import ADDRESSES, Star, make_relay
-from wayside.core.address import Address, Transport
+from wayside.core.address import Address, Flow, Transport
+from wayside.core.admission import Quota
 from wayside.core.approval import create_approval
 from wayside.core.codec import decode_body
 from wayside.core.connection import State
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import Effect, ReportOpened, ReportRefused, SendDatagram
+from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
 from wayside.core.host import Host
 from wayside.core.identity import key_text
@@ -36,7 +39,8 @@ from wayside.core.messages import (
     Reject,
     RejectTerms,
 )
-from wayside.core.passage import Stage
+from wayside.core.passage import Crossing, Stage
+from wayside.core.passages import Passages
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rule import Action, Cid
 from wayside.core.way import Box, Relaying
@@ -171,6 +175,82 @@ def test_a_restarted_relay_refreshes_and_closes_what_its_kernel_holds() -> None:
     assert all(pair.kernel[node] == {} for node in pair.order)
 
 
+def opens(pair: Pair) -> list[OpenTerms]:
+    """What the client asked, in order."""
+    sent = [one for one in pair.wire if (one.node, one.kind) == ("c", Open)]
+    return [decode_body(OpenTerms, body_of(one.data, Open).signed) for one in sent]
+
+
+def test_who_moves_while_it_asks_by_way_of_a_relay_shows_the_same_approval() -> None:
+    """R-5.4.6, R-5.7.2: it asks the relay from where it is, and has still been sent on once."""
+    pair = steered()
+    pair.lose[Accept] = 1
+    pair.open(0.05)
+    new = move(pair, "c")
+    pair.run(0.1)
+    assert pair.is_up
+    _, before, after = opens(pair)
+    assert before.approval
+    assert (after.approval, after.source) == (before.approval, Address(new, before.source.port))
+    asked = pair.connection("c").attempt
+    assert asked is not None
+    assert (asked.seq, asked.counts.redirects) == (4, 1)
+    both_ends_know_what_packets_show(pair)
+
+
+def again(pair: Pair) -> None:
+    """The client's agent has crashed and asks anew, from the same port."""
+    pair.c.connections.clear()
+    pair.cid = Cid(b"after the crash!")
+    pair.open(0.05)
+
+
+def test_a_relay_lends_no_port_twice_over() -> None:
+    """R-8.7, R-8.8: not to who has it either, or what comes back would fit both connections."""
+    pair = steered()
+    pair.lose[Close] = 100
+    pair.open(0.5)
+    first = pair.passage("g2").crossing
+    again(pair)
+    assert pair.is_up
+    second = pair.passage("g2").crossing
+    assert second.near.source == first.near.source
+    assert second.far.source != first.far.source
+    assert len(pair.kernel["g2"]) == 4
+    both_ends_know_what_packets_show(pair)
+
+
+def test_of_two_that_ask_a_relay_at_once_from_one_port_one_is_refused() -> None:
+    """R-8.7, R-8.8: nothing is kept of an OPEN, so both were promised the same."""
+    pair = steered()
+    pair.lose[Close] = 100
+    pair.hold.add(Accept)
+    pair.open(0.05)
+    again(pair)
+    pair.release()
+    pair.run(0.1)
+    assert pair.is_up
+    assert reasons(one for node, one in pair.effects if node == "g2") == [DropReason.FULL]
+    assert set(pair.gates["g2"].passages) == {pair.cid}
+    both_ends_know_what_packets_show(pair)
+
+
+def test_a_relay_that_has_neither_port_wished_for_draws_two_others() -> None:
+    """R-8.8: if something else in the box has one of them, it is in the way of one use only."""
+    ports = range(50000, 60000)
+    for number in range(20):
+        table, cid = Passages(Quota(9, 9)), Cid(bytes([number]) * 16)
+        near = Flow(Transport.TCP, HERE, RELAY.with_port(443))
+        table.claim(CID, Crossing(near, near))
+        lent = table.source(cid, HERE, Flow(Transport.TCP, RELAY.with_port(443), THERE), ports)
+        ours = table.destination(cid, near, ports)
+        assert lent is not None
+        assert ours is not None
+        assert lent.port in ports
+        assert ours.port in ports
+        assert lent != ours
+
+
 # --- somebody who answers in the other's place ---
 
 
@@ -291,6 +371,20 @@ def test_an_approval_holds_for_a_minute_and_no_longer() -> None:
 
 
 # --- circles ---
+
+
+def test_a_relay_drops_what_it_has_sent_itself() -> None:
+    """R-8.5: shown to it again, from anywhere; what only crosses it on its way goes on."""
+    relay = make_relay("p", Box(relay=Relaying((APPROVER.public,))))
+    (sent,) = relay.handle(DatagramReceived(asked(), HERE.with_port(4747), RELAY), 100.0)
+    assert isinstance(sent, SendDatagram)
+    for source in (RELAY, HERE.with_port(4747), THERE.with_port(4747)):
+        replayed = DatagramReceived(sent.data, source, RELAY)
+        assert reasons(relay.handle(replayed, 100.0)) == [DropReason.UNEXPECTED]
+    crossing = DatagramReceived(sent.data, RELAY, sent.destination, True, "inside")
+    (onward,) = relay.handle(crossing, 100.0)
+    assert isinstance(onward, SendDatagram)
+    assert [hop.role for hop in hops_of(onward.data)] == [3, 1]
 
 
 def test_who_is_sent_on_for_ever_gives_up_after_four_times() -> None:

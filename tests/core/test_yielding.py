@@ -18,6 +18,7 @@ from wayside.core.effects import ReportClosed, ReportOpened, ReportRefused
 from wayside.core.events import CloseRequested, DatagramReceived, Event, SourcesChanged
 from wayside.core.identity import Leave, PeerIdentity
 from wayside.core.messages import (
+    Accept,
     Code,
     Message,
     Open,
@@ -331,14 +332,34 @@ def test_only_another_address_of_the_family_is_news(observed: str, code: int) ->
     assert pair.ended("c")
 
 
+def move_out(pair: Pair) -> Address:
+    """The client goes to where no NAT is."""
+    there = Address.parse("198.51.100.7:4747")
+    pair.own["c"] = (there, there)
+    pair.tell("c", SourcesChanged({pair.own["s"][0].ip: there.ip}))
+    return there.with_port(40000)
+
+
+def test_who_moves_out_from_behind_a_nat_while_it_asks_forgets_it() -> None:
+    """R-12.5, R-5.4.6: the NAT was before the old address."""
+    pair = Natted(0)
+    pair.lose[Accept] = 1
+    pair.open(0.05)
+    assert asked(pair)[-1].alternatives == (pair.nat.with_port(40000),)
+    there = move_out(pair)
+    pair.run(0.1)
+    assert pair.is_up
+    assert (asked(pair)[-1].source, asked(pair)[-1].alternatives) == (there, ())
+    assert pair.connection("c").agreement.outside is None
+    assert pair.connection("s").agreement.wire.destination == there
+
+
 def test_who_moves_out_from_behind_a_nat_forgets_it() -> None:
     """R-12.5: until it moves."""
     pair = Natted(0)
     pair.open()
-    there = Address.parse("198.51.100.7:4747")
-    pair.own["c"] = (there, there)
-    pair.tell("c", SourcesChanged({pair.own["s"][0].ip: there.ip}))
+    there = move_out(pair)
     pair.run(1)
     assert asked(pair)[-1].alternatives == ()
     assert pair.connection("c").agreement.outside is None
-    assert pair.connection("s").agreement.wire.destination == there.with_port(40000)
+    assert pair.connection("s").agreement.wire.destination == there

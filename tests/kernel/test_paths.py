@@ -56,6 +56,10 @@ class Watched:
     def answered(self) -> None:
         self.paths.answered(self.connection, [self.connection], self.now)
 
+    def agreed(self, preferred: IP) -> None:
+        """Both ends take its path; what the kernel would take for new packets."""
+        self.paths.agreed(self.cid, self.connection.agreement.wire, preferred)
+
     def moved(self, source: IP, destination: IP) -> None:
         """It is answered by another path."""
         wire = self.connection.agreement.wire
@@ -209,6 +213,37 @@ def test_who_prefers_another_link_decides_anew() -> None:
     world.moved(C2, S2)
     world.paths.settle([Address(C2, 4747), Address(C1, 4747)], world.now)
     assert world.paths.source_towards(S1) is None
+
+
+def test_a_refresh_while_the_kernel_prefers_another_link_chooses_no_path() -> None:
+    """R-5.4.6, R-5.4.8: it stays where it was, for its move has only begun."""
+    world = Watched()
+    world.look()
+    world.agreed(preferred=C2)
+    assert world.paths.source_towards(S1) is None
+
+
+def test_who_comes_by_another_path_than_the_kernel_would_take_has_chosen_it() -> None:
+    """R-5.4.8: for new packets, too, until the kernel takes that path itself."""
+    world = Watched()
+    world.look()
+    world.moved(C2, S2)
+    world.agreed(preferred=C1)
+    assert world.paths.source_towards(S2) == C2
+    world.agreed(preferred=C2)
+    assert world.paths.source_towards(S2) is None
+
+
+def test_a_path_is_chosen_once_and_not_again_by_each_refresh() -> None:
+    """R-5.4.6: who prefers another link meanwhile is not held, before the next look either."""
+    world = Watched()
+    world.look()
+    world.moved(C2, S2)
+    world.agreed(preferred=C1)
+    third = ip_address("10.88.0.2")
+    world.paths.settle([Address(ip, 4747) for ip in (third, C1, C2)], world.now)
+    world.agreed(preferred=third)
+    assert world.paths.source_towards(S2) is None
 
 
 def test_with_one_address_here_and_one_there_there_is_nothing_to_look_at() -> None:
