@@ -149,6 +149,19 @@ def test_a_hidden_host_that_moves_before_it_answers_lets_packets_in_where_it_is(
     assert lets_in_at(world) == {ADDRESSES["s"], "10.9.9.9"}
 
 
+def test_a_hidden_host_answers_again_from_where_it_is() -> None:
+    """R-5.2.1, R-10.5: it moved, its ACCEPT was lost, and who asked repeats the OPEN."""
+    world = star(STEER)
+    world.lose.add(Accept)
+    cid = world.ask("c", "s", "r", seconds=0.1)
+    assert world.connection("s", cid).state is State.OFFERED
+    world.lose.clear()
+    world.move("s", "10.9.9.9")
+    world.run(3)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert carried(world, cid)
+
+
 def test_what_is_not_confirmed_yet_goes_to_where_a_hidden_host_is() -> None:
     """R-10.5: the rendezvous' pending rules move with it, and stay pending."""
     world = star(STEER)

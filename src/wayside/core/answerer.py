@@ -134,7 +134,8 @@ class Answerer(Connection):
             return self._drop(event, DropReason.STALE)
         offer = self.offer
         if offer is not None and opened.header.seq == offer.seq:
-            other = self._wire(event, opened) != offer.wire or boxes(message) != boxes(offer)
+            theirs = offer.wire.destination  # where we are may have changed
+            other = opened.source != theirs or boxes(message) != boxes(offer)
             if opened.hash != offer.hash or other:
                 return self._drop(event, DropReason.STALE)
             credit = self._credit(event)
