@@ -44,7 +44,7 @@ class Span(click.ParamType[float]):
 @json_option
 @socket_option
 def stop(target: str, lifetime_s: float, as_json: bool, socket_path: Path | None) -> None:
-    r"""Have packets to this host dropped on the way, as near to their source as a gate stands.
+    """Have packets to this host dropped on the way, as near to their source as a gate stands.
 
     TARGET is a peer (its name, key or address), for all that it has opened to this host; or one
     connection: its flow as `wayside status` shows it, or the beginning of its cid.
