@@ -23,6 +23,7 @@ from wayside.core.address import Address
 from wayside.core.constants import LIFETIME_MAX_S, LIFETIME_MIN_S, LIFETIME_S, SIGNALING_PORT
 from wayside.core.identity import PeerIdentity, is_name, key_from_text
 from wayside.core.policy import Pattern, checked_service
+from wayside.core.virtual import DEFAULT_V6_PREFIX
 
 from .document import Document, Place
 from .keyfile import read_certificate
@@ -36,8 +37,8 @@ from .steering import (
     read_steering,
 )
 
-IPV6_PREFIX = IPv6Network("fd77:6179:7364::/48")
-"""Virtual IPv6 addresses of peers: a unique local prefix, "wayside" in its bits. RFC 4193."""
+IPV6_PREFIX = IPv6Network(DEFAULT_V6_PREFIX)
+"""Virtual IPv6 addresses of peers, where nobody chooses others."""
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 Lifetime = Annotated[float, msgspec.Meta(ge=LIFETIME_MIN_S, le=LIFETIME_MAX_S)]
