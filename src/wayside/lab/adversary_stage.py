@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wayside.lab.daemons import OVER, Daemon
 from wayside.lab.enclosure import PYTHON
@@ -73,9 +72,7 @@ class Attack:
 
     def victim_bytes(self) -> int:
         """What the victim heard of signaling, IP headers included."""
-        text = self.victim.run("nft", "-j", "list", "counter", "inet", "lab_victim", "heard").stdout
-        items: list[dict[str, Any]] = json.loads(text)["nftables"]
-        return sum(item.get("counter", {}).get("bytes", 0) for item in items)
+        return self.victim.counted("lab_victim", "heard", "bytes")
 
 
 def set_up(trial: Trial) -> Attack:
