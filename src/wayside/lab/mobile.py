@@ -27,9 +27,8 @@ from wayside.lab.firewall import parse_flow
 from wayside.lab.probe import Watch
 from wayside.lab.roaming import Roamer, crossroads, roamer, ways_to
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import LAB_MAY_ENTER, SERVICES, Stage, kept, serve_all
 from wayside.lab.world import Node, Process
-from wayside.runtime.eventlog import Record
 from wayside.runtime.names import service_of
 
 ECHO_FROM = 40_001
@@ -45,33 +44,6 @@ MOVED_LIMIT_S = 10.0
 
 NEAR_S = 2.0
 """A gap that begins so soon after a move is that move's."""
-
-POLICY = """
-default = "reject"
-
-[[rule]]
-name = "whoever-is-inside-may-leave"
-direction = "out"
-action = "allow"
-
-[[rule]]
-name = "lab-may-enter"
-from = ["*.lab"]
-direction = "in"
-action = "allow"
-
-[[test]]
-from = "client.lab"
-service = "http"
-direction = "in"
-expect = "allow"
-
-[[test]]
-from = "*"
-service = "http"
-direction = "in"
-expect = "reject"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +122,7 @@ def set_up(trial: Trial, plan: Plan, large_bytes: int, more: More | None = None)
             boxes[name],
             inside=client.node if boxes[name].name in client.links else server.node,
             outside=core,
-            policy=POLICY,
+            policy=LAB_MAY_ENTER,
             lifetime_s=plan.gate_lifetime_s,
         )
         for name in plan.gated
@@ -176,11 +148,6 @@ def set_up(trial: Trial, plan: Plan, large_bytes: int, more: More | None = None)
     nodes = [client.node, core, server.node]
     stage = Stage(trial, host, peer, nodes, to, Watch(server.node))
     return Land(stage, core, there, client, server, boxes, gates, served)
-
-
-def kept(meet: Daemon) -> list[Record]:
-    """Each time that a rendezvous was told where somebody is."""
-    return [record for record in meet.events() if record.event == "location.kept"]
 
 
 def longest_gaps(land: Land, flows: Sequence[Process], began: float) -> dict[str, float]:

@@ -26,11 +26,11 @@ from wayside.lab.mobile import (
     check_informed,
     connected,
     goes_to,
-    kept,
     set_up,
     start_download,
 )
 from wayside.lab.scenario import Trial
+from wayside.lab.stage import kept
 from wayside.lab.world import Node
 from wayside.runtime.names import service_of
 

@@ -99,7 +99,7 @@ def iperf_result(running: Process, limit_s: float) -> Bulk:
 
 
 def iperf(node: Node, to: IP, seconds: float, *, udp: bool = False) -> Bulk:
-    """Run an iperf3 client to its end: TCP as fast as it goes, or UDP at 50 Mbit/s."""
+    """Run an iperf3 client to its end: TCP as fast as it goes, or UDP at 10 Mbit/s."""
     return iperf_result(start_iperf(node, to, seconds, udp=udp), seconds + 15)
 
 
