@@ -58,12 +58,10 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A host that we know by name: who it is, and where its signaling is reached."""
+    """A host that we know by name: who it is, and where it, or its rendezvous, is asked."""
 
     identity: PeerIdentity
     addresses: tuple[Address, ...]
-    by_rendezvous: bool = False
-    """Those addresses are a rendezvous', which knows where the host is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +267,7 @@ def _peer(document: Document, name: str, raw: object) -> Peer:
         )
     if file.rendezvous:
         asked = read_addresses(document, (*at, "rendezvous"), file.rendezvous)
-        return Peer(identity, asked, by_rendezvous=True)
+        return Peer(identity, asked)
     addresses = (
         document.value((*at, "addresses"), signaling_address, text) for text in file.addresses
     )
