@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from wayside.lab import traffic
 from wayside.lab.daemons import OVER, Daemon
 from wayside.lab.enclosure import PYTHON
 from wayside.lab.scenario import Trial
@@ -59,8 +60,7 @@ class Attack:
 
     def signaling(self, node: Node) -> str:
         """Where a node is asked, as an argument."""
-        address = node.address(self.family)
-        return f"[{address}]:4747" if self.family == 6 else f"{address}:4747"
+        return f"{traffic.spelt(node.address(self.family))}:4747"
 
     def frozen(self) -> Path:
         """The rightful signaling alone: what attackers added is not what they forge from."""

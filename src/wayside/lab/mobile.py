@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.address import IP, Flow, Transport
 from wayside.core.constants import LOCATION_SERVICE
 from wayside.lab import gaps, traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
@@ -189,11 +189,10 @@ def start_download(
     node: Node, server: Node, to: IP, bytes_s: int, limit_s: float = 60.0
 ) -> Download:
     """Fetch the large file at a limited rate."""
-    host = f"[{to}]" if to.version == 6 else str(to)
     received = node.state / f"fetched-{to}".replace(":", "-")
     process = node.spawn(
         *("curl", "-sS", "--noproxy", "*", "--limit-rate", str(bytes_s)),
-        *("--max-time", str(limit_s), "-o", str(received), f"http://{host}/{LARGE}"),
+        *("--max-time", str(limit_s), "-o", str(received), f"http://{traffic.spelt(to)}/{LARGE}"),
     )
     return Download(process, server.state / "www" / LARGE, received)
 
@@ -236,7 +235,7 @@ def check_informed(land: Land, what: str) -> None:
 
     def registered() -> bool:
         listed = [c for c in land.meet.held() if c["service"] == LOCATION_SERVICE]
-        return any(_spelt(land.at) in c["wire"] for c in listed)
+        return any(f"{traffic.spelt(land.at)}:" in c["wire"] for c in listed)
 
     told = within(SEEN_LIMIT_S, registered)
     land.trial.check(f"{what}: the rendezvous knows", told, str(land.at))
@@ -253,8 +252,4 @@ def check_new_connection(land: Land, what: str, at: IP | None = None) -> None:
     opened = [r for r in stage.client.events()[earlier:] if r.event == "connection.opened"]
     new = [r for r in opened if r.service == service_of(traffic.HTTP_PORT)]
     flow = new[0].flow if new else ""
-    trial.check(f"{what}: and goes there", f"> {_spelt(at or land.at)}" in flow, flow)
-
-
-def _spelt(ip: IP) -> str:
-    return str(Address(ip, 0)).rpartition(":")[0]
+    trial.check(f"{what}: and goes there", f"> {traffic.spelt(at or land.at)}:" in flow, flow)

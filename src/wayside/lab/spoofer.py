@@ -67,8 +67,7 @@ class Place:
     def aims(self) -> tuple[str, str]:
         """Whom the stranger asks: address and key, as arguments."""
         address = self.server.node.address(self.trial.family)
-        host = f"[{address}]" if self.trial.family == 6 else str(address)
-        return f"{host}:4747", self.server.public.hex()
+        return f"{traffic.spelt(address)}:4747", self.server.public.hex()
 
     def counted(self, name: str, what: str) -> int:
         """Bytes or packets that a counter at the victim has seen."""
