@@ -89,7 +89,7 @@ class End:
         self.driver.deliver(DatagramReceived(received.data, received.source, received.destination))
 
     def perform(self, effect: Effect) -> None:
-        """Note when a request was answered, and how; what is done is closed."""
+        """Note when a request was answered, and how."""
         if isinstance(effect, ReportOpened) and effect.cid in self.asked and not effect.refreshed:
             self.done[effect.cid] = time.monotonic() - self.asked[effect.cid]
         elif isinstance(effect, ReportRefused):
@@ -215,8 +215,8 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 control=control.share,
                 note=one.note,
             )
-    yield single("  the same without a flood and without tickets", "%", control.share, reach=100,
-        note=control.note)  # fmt: skip
+    name = "  the same without a flood and without tickets"
+    yield single(name, "%", control.share, reach=100, note=control.note)
     after = gate_mb(site)
     yield single(
         "gate's memory for these floods",

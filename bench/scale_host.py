@@ -17,7 +17,7 @@ from random import Random
 
 from figure import Figure
 from place import Bench
-from scaled import compare, opened, resident
+from scaled import compare, opened, resident, sent
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
@@ -25,7 +25,7 @@ from wayside.core.codec import encode_body
 from wayside.core.connection import HostContext
 from wayside.core.constants import LIFETIME_S, SIGNALING_PORT
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import ChangeRules, Effect, SaveConnection, SendDatagram
+from wayside.core.effects import SaveConnection, SendDatagram
 from wayside.core.events import DatagramReceived, Event, OpenRequested, TimePassed
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
@@ -198,17 +198,6 @@ def like(model: Saved, number: int) -> Saved:
         local_source=other(model.local_source),
         local_destination=other(model.local_destination),
     )
-
-
-def sent(effects: Sequence[Effect]) -> list[SendDatagram]:
-    """All datagrams, those that wait for rules, too."""
-    found: list[SendDatagram] = []
-    for effect in effects:
-        if isinstance(effect, SendDatagram):
-            found.append(effect)
-        elif isinstance(effect, ChangeRules):
-            found += effect.then
-    return found
 
 
 def arriving(

@@ -16,14 +16,14 @@ from random import Random
 
 from figure import Figure
 from place import Bench
-from scaled import compare, resident
+from scaled import compare, resident, sent
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
 from wayside.core.connection import Agreement, HostContext
 from wayside.core.constants import LOCATION_SERVICE, SIGNALING_PORT
 from wayside.core.crypto import SigningKey
-from wayside.core.effects import ChangeRules, Effect, FindLocation, KeepLocation, SendDatagram
+from wayside.core.effects import Effect, FindLocation, KeepLocation, SendDatagram
 from wayside.core.ends import Initiator
 from wayside.core.events import (
     DatagramReceived,
@@ -163,17 +163,6 @@ class RendezvousCrowd:
                 found, more_s = self._tell(LocationFound(record, effect.asked, effect.opened))
                 effects, took_s = effects + found, took_s + more_s
         return effects, took_s
-
-
-def sent(effects: Sequence[Effect]) -> list[SendDatagram]:
-    """All datagrams among some effects."""
-    found: list[SendDatagram] = []
-    for effect in effects:
-        if isinstance(effect, SendDatagram):
-            found.append(effect)
-        elif isinstance(effect, ChangeRules):
-            found += effect.then
-    return found
 
 
 def arriving(datagram: SendDatagram, source: Address) -> DatagramReceived:

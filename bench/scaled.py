@@ -7,7 +7,8 @@ linear growth and 0.1 would be a walk through the whole table. Signing a million
 too long: a sample is opened by OPEN, ACCEPT and CONFIRM, the rest by the machine's own `restore`,
 as after a restart, from what it said for the sample; what one of the sample weighs is said beside.
 
-A role is a class that fills a table and runs a round: see `scale_gate.py`, `scale_host.py`.
+A role is a class that fills a table and runs a round: see `scale_gate.py`, `scale_host.py`,
+`scale_rendezvous.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Protocol, cast
 from figure import Figure, compared, single
 from msgspec.structs import replace
 
+from wayside.core.effects import ChangeRules, Effect, SendDatagram
 from wayside.runtime.collector import settle
 
 BYTES_MAX = 2048
@@ -147,6 +149,17 @@ def opened(name: str, role: Callable[[int], Crowd], count: int) -> Iterator[Figu
     """What connections weigh that were all opened by messages."""
     with Apart(role, count) as crowd:
         yield from weighed(name, [count], [crowd.answer()])
+
+
+def sent(effects: Sequence[Effect]) -> list[SendDatagram]:
+    """All datagrams, those that wait for rules, too."""
+    found: list[SendDatagram] = []
+    for effect in effects:
+        if isinstance(effect, SendDatagram):
+            found.append(effect)
+        elif isinstance(effect, ChangeRules):
+            found += effect.then
+    return found
 
 
 def resident() -> int:

@@ -11,7 +11,6 @@ bytes at the server's door, counted by its kernel: without a flood, in it, and a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -23,7 +22,6 @@ from place import ALLOW_LAB, PORTS, Bench
 
 from wayside.lab import traffic
 from wayside.lab.daemons import Daemon, within
-from wayside.lab.world import Node
 from wayside.runtime.names import service_of
 
 RATE = "50mbit"
@@ -167,11 +165,4 @@ class Stage:
         return flood, transfer, time.monotonic()
 
     def _counted(self, name: str, what: str) -> int:
-        return counted(self.server.node, name, what)
-
-
-def counted(node: Node, name: str, what: str) -> int:
-    """A counter of COUNTER's at a node: its `packets` or `bytes`."""
-    text = node.run("nft", "-j", "list", "counter", "inet", "bench_stop", name).stdout
-    items: list[dict[str, Any]] = json.loads(text)["nftables"]
-    return sum(item.get("counter", {}).get(what, 0) for item in items)
+        return self.server.node.counted("bench_stop", name, what)

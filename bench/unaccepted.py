@@ -25,7 +25,7 @@ from wayside.lab.daemons import launch
 OPENS, QUICK_OPENS = 100_000, 10_000
 WARM_UP = 5_000
 REACH_MB = 1.0
-"""A tenth of a byte would show at 100 bytes each; an allocator's own ups and downs are below it."""
+"""A tenth of what 100 bytes for each would be; an allocator's own ups and downs are below it."""
 
 WINDOW = 64
 AT_ONCE = 2_000

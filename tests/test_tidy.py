@@ -1,6 +1,6 @@
 """The style, the simplicity budget and the specification, kept by tests and not by good will.
 
-- Sizes: a file ends at 500 lines, a function at 70, a class at 12 attributes; core at 3,200 lines
+- Sizes: a file ends at 500 lines, a function at 70, a class at 12 attributes; core at 5,250 lines
   of code.
 - Imports: one arrow, core <- kernel <- runtime <- api <- lab <- cli; core is pure.
 - Simplicity: 8 messages; a machine has at most 8 states and 5 timers; 12 events, 12 effects.
@@ -267,6 +267,20 @@ def test_nothing_cites_a_requirement_that_is_not_there() -> None:
         for name in sorted(set(REQUIREMENT.findall(path.read_text())) - known)
     ]
     assert wrong == []
+
+
+def test_every_measure_of_the_bench_is_in_its_list() -> None:
+    inside = tree_of(TOP / "bench" / "inside.py")
+    measures = next(
+        node.value
+        for node in inside.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEASURES"
+    )
+    assert isinstance(measures, ast.Dict)
+    names = [ast.literal_eval(key) for key in measures.keys if key is not None]
+    listed = set(re.findall(r"`([a-z-]+)`", (TOP / "bench" / "README.md").read_text()))
+    assert names
+    assert [name for name in names if name not in listed] == []
 
 
 def test_uncovered_requirements_are_found_in_order() -> None:

@@ -1,4 +1,4 @@
-"""What a Python program uses: `connect` and `listen`.
+"""What a Python program uses: `connect`, `listen` and `stop`.
 
     async with wayside.connect("files.alice", "https", timeout=5) as connection:
         connection.writer.write(b"...")

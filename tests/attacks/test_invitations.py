@@ -66,10 +66,7 @@ def test_a_question_that_is_repeated_is_asked_once(after_s: float) -> None:
 
 
 def test_nobody_shows_the_secret_of_another_in_its_own_name() -> None:
-    """R-4.5: key share and sealed question are copied; the rendezvous hears it from Mallory.
-
-    He reads neither question nor answer, but the invitation is his key's from then on.
-    """
+    """R-4.5: key share and sealed question are copied; to Mallory's key they do not open."""
     scene = joining()
     opened = scene.heard("s", Open)
     fresh = Scene(transport=Transport.NONE)

@@ -31,6 +31,12 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
     code, out, _ = said(capsys, name, "--help")
     assert code == 0
     assert out.startswith(f"Usage: wayside {name}")
+    assert "\\b" not in out
+
+
+def test_an_example_in_a_help_stands_on_a_line_of_its_own(capsys: Capture) -> None:
+    _, out, _ = said(capsys, "invite", "--help")
+    assert "\n  wayside invite files.lab\n  wayside join wayside-invitation-1" in out
 
 
 @pytest.mark.parametrize(("name", "place"), COMMANDS.items())

@@ -113,7 +113,6 @@ def test_a_host_knows_who_may_steer_it(tmp_path: Path) -> None:
     }
     assert config.domains == dict.fromkeys(("lab", "other", "plain"), KEY)
     assert config.peers["files.lab"].addresses == here[:1]
-    assert config.peers["files.lab"].by_rendezvous
 
 
 def test_a_rendezvous_of_ours_may_redirect_us_without_being_named_twice(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_name_is_looked_up_once_and_its_host_is_asked_for_at_the_rendezvous(
     assert len(there.closed) == 1
     assert [peer.identity.key for peer in peers] == [HOST.public] * 3
     assert peers[0].identity.name == "files.lab"
-    assert (peers[0].addresses, peers[0].by_rendezvous) == ((AT,), True)
+    assert peers[0].addresses == (AT,)
 
 
 def test_a_name_that_was_looked_up_is_known_to_a_restarted_agent(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     assert caught.value.hint == f"wayside key new {tmp_path}/a.key"
 
 
+def test_a_key_for_a_folder_that_is_missing_says_how_to_make_that(tmp_path: Path) -> None:
+    with pytest.raises(WaysideError) as caught:
+        new_key(tmp_path / "etc" / "a.key")
+    assert caught.value.hint == f"mkdir -p {tmp_path}/etc"
+
+
 def test_a_certificate_is_read_back_and_may_be_public(tmp_path: Path) -> None:
     path = tmp_path / "a.cert"
     write_certificate(path, b"\x00\x01")

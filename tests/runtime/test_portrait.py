@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from natted import opened
 from pair import ALLOW, Pair, make_host
 from star import Star, make_rendezvous
@@ -37,6 +39,14 @@ def test_without_boxes_both_ends_see_the_same() -> None:
     assert theirs.there == theirs.wire
     assert [hop.role for hop in ours.via] == ["gate"]
     assert (ours.hidden, ours.moves, ours.redirected_by) == (False, 0, [])
+
+
+def test_a_box_whose_role_nobody_knows_is_shown_by_its_key() -> None:
+    """R-3.3: a hop record may have any role up to 15."""
+    connection = Pair(1).open().connection("c")
+    connection.hops = tuple(replace(hop, role=9) for hop in connection.hops)
+    shown = record_of(connection, {}, None)
+    assert [(hop.key != "", hop.role) for hop in shown.via] == [(True, "role 9")]
 
 
 def test_both_ends_know_what_a_nat_has_made_of_their_packets() -> None:

@@ -41,7 +41,7 @@ class Span(click.ParamType[float]):
 @click.option("--config", type=FILE, help="rendezvous.toml, which says where its socket is.")
 @click.option("--socket", "socket_path", type=FILE, help="Control socket of the rendezvous.")
 def invite(name: str, lifetime: float, config: Path | None, socket_path: Path | None) -> None:
-    r"""Print an invitation for one host to join under NAME: one line, to be used once.
+    """Print an invitation for one host to join under NAME: one line, to be used once.
 
     Run it where the rendezvous runs. Whoever has the line first has the name: give it to its
     host by a way that you trust.

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from .options import FILE, daemon_socket, json_option, socket_option
-from .text import plain, span
+from .text import plain, short, span
 
 if TYPE_CHECKING:
     from wayside.runtime.control_types import ConnectionRecord, RefusalRecord, StatusReply
 
 Role = Literal["host", "gate", "rendezvous"]
 ROLES: tuple[Role, ...] = ("host", "gate", "rendezvous")
-
-KEY_SHOWN = 13
-"""Characters of a key: 60 bits, enough to tell two apart."""
 
 
 @click.command()
@@ -68,7 +65,7 @@ def _print_status(reply: StatusReply) -> None:
         allow = ", ".join(service.allow) or "anyone"
         console.print(f"offers {service.service} on port {service.port} to {allow}")
     for one in reply.registrations:
-        where = f"rendezvous {one.address} ({one.rendezvous[:KEY_SHOWN]}...)"
+        where = f"rendezvous {one.address} ({short(one.rendezvous)})"
         up = one.since_s is not None
         now = f"for {span(one.since_s)}" if one.since_s is not None else one.why or "asking"
         console.print(plain(f"{'registered' if up else 'not registered'} with {where}: {now}"))
@@ -89,12 +86,12 @@ def _journey_lines(one: ConnectionRecord) -> list[str]:
         lines.append(f"   arrives as {one.there}")
     if one.stands:
         lines.append(f"   {one.stands}")
-    boxes = ", ".join(f"{hop.role} {hop.key[:KEY_SHOWN]}..." for hop in one.via)
+    boxes = ", ".join(f"{hop.role} {short(hop.key)}" for hop in one.via)
     way = f"by way of {boxes}" if boxes else "direct"
     if one.hidden:
         way += "; hidden"
     if one.redirected_by:
-        way += "; sent there by " + ", ".join(f"{key[:KEY_SHOWN]}..." for key in one.redirected_by)
+        way += "; sent there by " + ", ".join(map(short, one.redirected_by))
     lines.append(f"   {way}")
     for sub in one.subflows:
         who = f" by {sub.by}{f', rule {sub.rule}' if sub.rule else ''}" if sub.by else ""

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import daemon_socket, json_option, socket_option
-from .text import plain, span
+from .text import plain, short, span
 
 if TYPE_CHECKING:
     from wayside.runtime.control_types import StopRecord
 
 UNITS_S = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-KEY_SHOWN = 13
-"""Characters of a key, as `status` shows it."""
 
 
 class Span(click.ParamType[float]):
@@ -44,7 +42,7 @@ class Span(click.ParamType[float]):
 @json_option
 @socket_option
 def stop(target: str, lifetime_s: float, as_json: bool, socket_path: Path | None) -> None:
-    r"""Have packets to this host dropped on the way, as near to their source as a gate stands.
+    """Have packets to this host dropped on the way, as near to their source as a gate stands.
 
     TARGET is a peer (its name, key or address), for all that it has opened to this host; or one
     connection: its flow as `wayside status` shows it, or the beginning of its cid.
@@ -66,7 +64,7 @@ def stop(target: str, lifetime_s: float, as_json: bool, socket_path: Path | None
 
 def _line(one: StopRecord) -> str:
     if one.by:
-        who = f"{one.by[:KEY_SHOWN]}... drops it for {span(one.lifetime_s)}"
+        who = f"{short(one.by)} drops it for {span(one.lifetime_s)}"
     elif one.closed:
         who = "the other end has closed it"
     else:

@@ -16,3 +16,8 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def short(key: str) -> str:
+    """The beginning of a key: 60 bits, enough to tell two apart."""
+    return f"{key[:13]}..."

@@ -33,7 +33,7 @@ _ALLOW = click.option("--allow", multiple=True, metavar="PATTERN", help="Only th
 @family_option
 @socket_option
 def address(name: str, family: int, socket_path: Path | None) -> None:
-    r"""Print the virtual address of NAME; any program that connects to it is signaled for.
+    """Print the virtual address of NAME; any program that connects to it is signaled for.
 
     \b
     curl https://$(wayside address files.lab)/
@@ -51,7 +51,7 @@ def address(name: str, family: int, socket_path: Path | None) -> None:
 @_TIMEOUT
 @_CONFIG
 def connect(name: str, service: str, timeout: float, config: Path | None) -> None:
-    r"""Connect stdin and stdout to SERVICE of NAME, as ssh's ProxyCommand wants it.
+    """Connect stdin and stdout to SERVICE of NAME, as ssh's ProxyCommand wants it.
 
     \b
     ssh -o ProxyCommand='wayside connect %h ssh' files.lab
@@ -96,7 +96,7 @@ def listen(service: str, port: int, allow: tuple[str, ...], config: Path | None)
 def expose(
     service: str, port: int, allow: tuple[str, ...], remove: bool, socket_path: Path | None
 ) -> None:
-    r"""Offer the local PORT as SERVICE until the agent stops (for good: [services] in host.toml).
+    """Offer the local PORT as SERVICE until the agent stops (for good: [services] in host.toml).
 
     \b
     wayside expose https 8443 --allow '*.lab'

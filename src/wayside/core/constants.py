@@ -64,6 +64,7 @@ DATA_BYTES_MAX = 512
 """The first datagram, riding on OPEN or ACCEPT; what does not fit goes after ACCEPT as usual."""
 
 CBOR_DEPTH_MAX = 4
+"""Maps and arrays in each other: ours need two, and nobody recurses at will. R-3.2."""
 
 OPEN_TIME_WINDOW_S = 60.0
 """How far an OPEN's time may be from ours without a proof: clocks without NTP drift less."""
@@ -78,9 +79,7 @@ STOP_S_MAX = 3600.0
 """A filter that is needed longer is asked for again; one that nobody needs any more goes."""
 
 LIFETIME_MIN_S = 1.0
-LIFETIME_MAX_S = 3600.0
-
-# --- Implementation: free to differ ----------------------------------------------------------
+"""Less would be refreshed without end; a gate that grants less grants this. R-5.4, R-6.4."""
 
 RETRANSMIT_FIRST_S = 0.25
 """First repetition of an OPEN, ACCEPT or CLOSE; doubles. TCP's first is 1 s, QUIC's 3 RTT."""
@@ -97,11 +96,16 @@ STOP_TRIES = 5
 LINGER_S = 5.0
 """A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""
 
-TRIES_BEFORE_HOME = 2
-"""OPENs to where the peer was, before its rendezvous is asked as well: one may be lost."""
-
 REDIRECTS_MAX = 4
 """By way of a relay, home, and to where the host is now, is three."""
 
 CHALLENGES_MAX = 4
 """Challenges an initiator answers for one OPEN; more is somebody playing."""
+
+# --- Implementation: free to differ ----------------------------------------------------------
+
+TRIES_BEFORE_HOME = 2
+"""OPENs to where the peer was, before its rendezvous is asked as well: one may be lost."""
+
+LIFETIME_MAX_S = 3600.0
+"""What a configuration or a policy may say: rules of who vanished without a word last no longer."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TypeVar
 
 from . import constants as c
 from .address import IP, Address, Flow, Transport, carried_ipv4
@@ -37,6 +38,7 @@ from .route import returning
 SIGNATURE_CONTEXT = b"wayside/1 "
 """Before every signed message, so that no signature of ours means anything elsewhere. R-4.2."""
 
+SaysNo = TypeVar("SaysNo", RedirectTerms, RejectTerms)
 
 RIDES = (Transport.NONE, Transport.UDP)
 """Whose first datagram may ride on an OPEN: one of UDP; or a question where there is no flow."""
@@ -266,21 +268,20 @@ def redirect(
 
 def read_redirect(event: MessageReceived, message: Redirect) -> RedirectTerms | DropReason:
     """The terms of a REDIRECT whose signature holds. Spec: R-5.7."""
-    try:
-        terms = decode_body(RedirectTerms, message.signed)
-        signed = event.header.signing + message.signed
-        verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
-    except DecodeError:
-        return DropReason.MALFORMED
-    except BadSignature:
-        return DropReason.SIGNATURE
-    return terms
+    return _signed_terms(RedirectTerms, event, message)
 
 
 def read_refusal(event: MessageReceived, message: Reject) -> RejectTerms | DropReason:
     """The terms of a REJECT whose signature holds. Spec: R-5.6."""
+    return _signed_terms(RejectTerms, event, message)
+
+
+def _signed_terms(
+    kind: type[SaysNo], event: MessageReceived, message: Redirect | Reject
+) -> SaysNo | DropReason:
+    """What whoever answers has signed; else why it is dropped."""
     try:
-        terms = decode_body(RejectTerms, message.signed)
+        terms = decode_body(kind, message.signed)
         signed = event.header.signing + message.signed
         verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
     except DecodeError:

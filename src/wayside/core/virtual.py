@@ -26,7 +26,8 @@ LENT_MAX = 2**16 - 1
 """198.19.0.0 to 198.19.255.254."""
 
 DEFAULT_V6_PREFIX = "fd77:6179:7364::/48"
-"""A unique local prefix (RFC 4193); the same on all hosts, so that names can map to it."""
+"""A unique local prefix (RFC 4193), "wayside" in its bits; the same on all hosts, so that names can
+map to it."""
 
 
 class VirtualAddresses:

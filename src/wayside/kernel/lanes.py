@@ -33,7 +33,8 @@ SHOWN, BARE = "@th,96,16 0x0101", "@th,96,16 0x0100"
 """Type OPEN, and the flag: payload bytes 4 and 5, 12 bytes behind the start of the UDP header."""
 
 CID = "@th,192,32"
-"""The first four bytes of the cid: enough to know an OPEN again."""
+"""The first four bytes of the cid: enough to know an OPEN again. The set that holds them is of the
+type of a TCP sequence number, because a set has to have a type, and that one is 32 bits."""
 
 ASKED_MAX = 262_144
 """OPENs that can be known again; 64 bytes each. When all are taken, the next is not."""

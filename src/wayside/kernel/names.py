@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
+from wayside.core import virtual
+
 TABLE = "wayside"
 """`table inet wayside`. Every other table is somebody else's."""
 
@@ -45,7 +47,7 @@ LINK_MTU = 1500
 RTO_MIN_MS = 10
 """Least retransmission timeout on virtual routes: the gap after a move is 27 ms, not 210."""
 
-V4_PREFIX = IPv4Network("198.18.0.0/15")
+V4_PREFIX = IPv4Network(virtual.V4_PREFIX)
 """Virtual IPv4 addresses (RFC 2544's range, private to each host)."""
 
 ELEMENTS_MAX = 262_144

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import base64
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -74,10 +74,9 @@ class Place:
     partner: str = ""
 
 
-Ledger = MutableMapping[str, Place]
-"""By slot: the element's key as nft spells it, behind BLOCKED or LEAVING for those two kinds."""
-
 BLOCKED, LEAVING = "blocked ", "leaving "
+"""A slot, under which the ledger knows a place, is the element's key as nft spells it; of these two
+kinds with such a word in front, because they stand beside another rule of the same key."""
 
 
 class InUse(KernelError):

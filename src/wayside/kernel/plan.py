@@ -9,9 +9,8 @@ in memory (memory.py), and nobody at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.rule import Action, Rule
@@ -58,22 +57,6 @@ class InstalledRule:
     expires_s: float | None
     packets: int
     bytes: int
-
-
-class DataPlane(Protocol):
-    """What holds rules and obeys them."""
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Make all changes in their order, or none. Raises KernelError."""
-        ...
-
-    def rules(self) -> list[InstalledRule]:
-        """All rules that are in force."""
-        ...
-
-    def rules_of(self, matches: Sequence[Flow]) -> list[InstalledRule]:
-        """Those that are in force for these 5-tuples; cheap, however many others there are."""
-        ...
 
 
 FlowKey = tuple[int, Address, Address]

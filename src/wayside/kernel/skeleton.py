@@ -7,7 +7,7 @@ whether a table which is there already is exactly this one.
 
 Gate: what is signaled is found in prerouting, before connection tracking, which then leaves it
 alone, and gets a mark. Forward lets marked packets through, and drops all others between inside
-and outside. Signaling goes to one of three sockets (lanes.py). Host: see nft.py; `out` is a route
+and outside. Signaling goes to one of four sockets (lanes.py). Host: see nft.py; `out` is a route
 chain, so that a new destination is routed anew.
 
 Two parts of a gate's table are made when the first rule needs them, because all that is there costs

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from wayside.lab import traffic
 from wayside.lab.daemons import OVER, Daemon
 from wayside.lab.enclosure import PYTHON
 from wayside.lab.scenario import Trial
@@ -60,8 +60,7 @@ class Attack:
 
     def signaling(self, node: Node) -> str:
         """Where a node is asked, as an argument."""
-        address = node.address(self.family)
-        return f"[{address}]:4747" if self.family == 6 else f"{address}:4747"
+        return f"{traffic.spelt(node.address(self.family))}:4747"
 
     def frozen(self) -> Path:
         """The rightful signaling alone: what attackers added is not what they forge from."""
@@ -73,9 +72,7 @@ class Attack:
 
     def victim_bytes(self) -> int:
         """What the victim heard of signaling, IP headers included."""
-        text = self.victim.run("nft", "-j", "list", "counter", "inet", "lab_victim", "heard").stdout
-        items: list[dict[str, Any]] = json.loads(text)["nftables"]
-        return sum(item.get("counter", {}).get("bytes", 0) for item in items)
+        return self.victim.counted("lab_victim", "heard", "bytes")
 
 
 def set_up(trial: Trial) -> Attack:

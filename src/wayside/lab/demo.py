@@ -143,7 +143,7 @@ def stop_of(records: list[Record]) -> list[Record]:
 
 
 def main() -> None:
-    """The inside: OUT."""
+    """The inside: OUT WIDTH."""
     leave_with_the_outer_process()
     tell = Telling(int(sys.argv[2]))
     print(WORLD, flush=True)

@@ -24,6 +24,7 @@ from wayside.lab.enclosure import PATH
 from wayside.lab.flood import Arriving
 from wayside.lab.probe import Watch
 from wayside.lab.roaming import Roamer, roamer
+from wayside.lab.stage import kept
 from wayside.lab.world import PRIVATE_FILES, STATE, Node, ProgramFailed, World
 from wayside.runtime.keyfile import read_key
 from wayside.runtime.names import service_of
@@ -116,7 +117,8 @@ def set_up(out: Path) -> DemoWorld:
     with (server.state / "host.toml").open("a") as file:
         file.write(f"\n[services]\n{services}")
     launch([*hosts, peer])
-    if not within(SEEN_LIMIT_S, lambda: _locations(there) == len(FAMILIES)):
+    # Of a host one for each family.
+    if not within(SEEN_LIMIT_S, lambda: len(kept(there)) == len(FAMILIES)):
         raise ProgramFailed("the server does not register")
     host, stranger = hosts
     to = host.address(SERVER, FAMILY)
@@ -161,11 +163,6 @@ def _join(there: Daemon, node: Node, out: Path) -> Daemon:
     lines = (f"{key} = {json.dumps(str(path))}\n" for key, path in places.items())
     config.write_text("".join(lines) + config.read_text())
     return host
-
-
-def _locations(there: Daemon) -> int:
-    """How many locations a rendezvous has been told of: of a host one for each family."""
-    return sum(record.event == "location.kept" for record in there.events())
 
 
 def _name_for_all(name: str, to: IP) -> None:

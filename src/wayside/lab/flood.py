@@ -16,7 +16,6 @@ import json
 import socket
 import sys
 import time
-from typing import Any
 
 from wayside.core.address import IP
 from wayside.lab.daemons import Daemon
@@ -48,9 +47,7 @@ class Arriving:
 
     def packets(self) -> int:
         """So many until now."""
-        text = self._node.run("nft", "-j", "list", "counter", "inet", "lab_flood", "arrived").stdout
-        items: list[dict[str, Any]] = json.loads(text)["nftables"]
-        return sum(item.get("counter", {}).get("packets", 0) for item in items)
+        return self._node.counted("lab_flood", "arrived")
 
     def rate(self, seconds: float) -> float:
         """Packets a second, while so much time passes."""

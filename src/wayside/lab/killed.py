@@ -27,7 +27,7 @@ from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, launch, within
 from wayside.lab.mobile import connected
 from wayside.lab.probe import Watch
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import LAB_MAY_ENTER, SERVICES, Stage, kept, serve_all
 from wayside.lab.world import Node, Process
 from wayside.runtime.names import service_of
 
@@ -42,21 +42,6 @@ ABSENT_S = 0.8
 UP_LIMIT_S, BACK_LIMIT_S, END_LIMIT_S = 15.0, 10.0, 15.0
 STORE_LIMIT_S = 30.0
 """Six servers find each other, and later miss one, in seconds; a busy machine takes more."""
-
-POLICY = """
-default = "reject"
-
-[[rule]]
-name = "inside-may-leave"
-direction = "out"
-action = "allow"
-
-[[rule]]
-name = "lab-may-enter"
-from = ["*.lab"]
-direction = "in"
-action = "allow"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +99,21 @@ def _set_up(trial: Trial) -> _World:
     host = daemons.host(client, lifetime_s=LIFETIME_S, rendezvous=there, registers=False)
     peer = daemons.host(server, services, LIFETIME_S, rendezvous=there, families=[trial.family])
     boxes = [
-        daemons.gate(gate, inside=server, outside=router, policy=POLICY, lifetime_s=LIFETIME_S),
         daemons.gate(
-            nat, inside=client, outside=router, policy=POLICY, lifetime_s=LIFETIME_S, nat=True
+            gate, inside=server, outside=router, policy=LAB_MAY_ENTER, lifetime_s=LIFETIME_S
+        ),
+        daemons.gate(
+            nat,
+            inside=client,
+            outside=router,
+            policy=LAB_MAY_ENTER,
+            lifetime_s=LIFETIME_S,
+            nat=True,
         ),
     ]
     daemons.start(introduce=False)
-    kept = within(SEEN_LIMIT_S, lambda: [r for r in there.events() if r.event == "location.kept"])
-    trial.check("the server is registered", kept, len(kept))
+    known = within(SEEN_LIMIT_S, lambda: kept(there))
+    trial.check("the server is registered", known, len(known))
     to = host.address(peer.name, trial.family)
     return _World(Stage(trial, host, peer, nodes, to, Watch(server)), there, boxes, store)
 

@@ -358,8 +358,6 @@ def _mark(record: Record, column: int, time_ms: float) -> Mark | None:
             text, tone, detail = "first packet sent on", Tone.DATA, record.flow
         case "data.delivered":
             text, tone, detail = f"data delivered, {record.bytes} B", Tone.DATA, record.flow
-        case "data.first":
-            text, tone, detail = "first data", Tone.DATA, record.flow
         case "connection.opened":
             text, tone, detail = "opened", Tone.GOOD, record.peer
         case "connection.refused":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.address import IP, Flow, Transport
 from wayside.core.constants import LOCATION_SERVICE
 from wayside.lab import gaps, traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
@@ -27,9 +27,8 @@ from wayside.lab.firewall import parse_flow
 from wayside.lab.probe import Watch
 from wayside.lab.roaming import Roamer, crossroads, roamer, ways_to
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import LAB_MAY_ENTER, SERVICES, Stage, kept, serve_all
 from wayside.lab.world import Node, Process
-from wayside.runtime.eventlog import Record
 from wayside.runtime.names import service_of
 
 ECHO_FROM = 40_001
@@ -45,33 +44,6 @@ MOVED_LIMIT_S = 10.0
 
 NEAR_S = 2.0
 """A gap that begins so soon after a move is that move's."""
-
-POLICY = """
-default = "reject"
-
-[[rule]]
-name = "whoever-is-inside-may-leave"
-direction = "out"
-action = "allow"
-
-[[rule]]
-name = "lab-may-enter"
-from = ["*.lab"]
-direction = "in"
-action = "allow"
-
-[[test]]
-from = "client.lab"
-service = "http"
-direction = "in"
-expect = "allow"
-
-[[test]]
-from = "*"
-service = "http"
-direction = "in"
-expect = "reject"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +122,7 @@ def set_up(trial: Trial, plan: Plan, large_bytes: int, more: More | None = None)
             boxes[name],
             inside=client.node if boxes[name].name in client.links else server.node,
             outside=core,
-            policy=POLICY,
+            policy=LAB_MAY_ENTER,
             lifetime_s=plan.gate_lifetime_s,
         )
         for name in plan.gated
@@ -176,11 +148,6 @@ def set_up(trial: Trial, plan: Plan, large_bytes: int, more: More | None = None)
     nodes = [client.node, core, server.node]
     stage = Stage(trial, host, peer, nodes, to, Watch(server.node))
     return Land(stage, core, there, client, server, boxes, gates, served)
-
-
-def kept(meet: Daemon) -> list[Record]:
-    """Each time that a rendezvous was told where somebody is."""
-    return [record for record in meet.events() if record.event == "location.kept"]
 
 
 def longest_gaps(land: Land, flows: Sequence[Process], began: float) -> dict[str, float]:
@@ -222,11 +189,10 @@ def start_download(
     node: Node, server: Node, to: IP, bytes_s: int, limit_s: float = 60.0
 ) -> Download:
     """Fetch the large file at a limited rate."""
-    host = f"[{to}]" if to.version == 6 else str(to)
     received = node.state / f"fetched-{to}".replace(":", "-")
     process = node.spawn(
         *("curl", "-sS", "--noproxy", "*", "--limit-rate", str(bytes_s)),
-        *("--max-time", str(limit_s), "-o", str(received), f"http://{host}/{LARGE}"),
+        *("--max-time", str(limit_s), "-o", str(received), f"http://{traffic.spelt(to)}/{LARGE}"),
     )
     return Download(process, server.state / "www" / LARGE, received)
 
@@ -269,7 +235,7 @@ def check_informed(land: Land, what: str) -> None:
 
     def registered() -> bool:
         listed = [c for c in land.meet.held() if c["service"] == LOCATION_SERVICE]
-        return any(_spelt(land.at) in c["wire"] for c in listed)
+        return any(f"{traffic.spelt(land.at)}:" in c["wire"] for c in listed)
 
     told = within(SEEN_LIMIT_S, registered)
     land.trial.check(f"{what}: the rendezvous knows", told, str(land.at))
@@ -286,8 +252,4 @@ def check_new_connection(land: Land, what: str, at: IP | None = None) -> None:
     opened = [r for r in stage.client.events()[earlier:] if r.event == "connection.opened"]
     new = [r for r in opened if r.service == service_of(traffic.HTTP_PORT)]
     flow = new[0].flow if new else ""
-    trial.check(f"{what}: and goes there", f"> {_spelt(at or land.at)}" in flow, flow)
-
-
-def _spelt(ip: IP) -> str:
-    return str(Address(ip, 0)).rpartition(":")[0]
+    trial.check(f"{what}: and goes there", f"> {traffic.spelt(at or land.at)}:" in flow, flow)

@@ -20,11 +20,11 @@ from wayside.core.address import Address, Flow, Transport
 from wayside.lab import gaps, traffic
 from wayside.lab.daemons import within
 from wayside.lab.firewall import relations
-from wayside.lab.mobile import BUFFER_BYTES, POLICY, comes_from, connected, goes_to
+from wayside.lab.mobile import BUFFER_BYTES, comes_from, connected, goes_to
 from wayside.lab.probe import Watch, arrived
 from wayside.lab.roaming import crossroads
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import LAB_MAY_ENTER, SERVICES, Stage, serve_all
 from wayside.lab.world import Node, Process, World
 from wayside.runtime.names import service_of
 
@@ -103,7 +103,7 @@ def build(trial: Trial) -> Site:
     served = gaps.serve_on(server, PORT)
     for name, box in boxes.items():
         inside = client if name in client.addresses else server
-        daemons.gate(box, inside=inside, outside=core, policy=POLICY)
+        daemons.gate(box, inside=inside, outside=core, policy=LAB_MAY_ENTER)
     host = daemons.host(client)
     peer = daemons.host(server, {**SERVICES, service_of(PORT): PORT})
     daemons.start()

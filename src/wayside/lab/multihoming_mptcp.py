@@ -22,12 +22,13 @@ from wayside.core.identity import key_text
 from wayside.lab import parcel
 from wayside.lab.daemons import Daemon, within
 from wayside.lab.firewall import relations
-from wayside.lab.mobile import POLICY, comes_from, goes_to
+from wayside.lab.gaps import told
+from wayside.lab.mobile import comes_from, goes_to
 from wayside.lab.multihoming import METRICS, multihomed, revive, silence
 from wayside.lab.probe import Watch, arrived
 from wayside.lab.roaming import crossroads
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import Stage
+from wayside.lab.stage import LAB_MAY_ENTER, Stage
 from wayside.lab.world import Node, Process, ProgramFailed, World
 from wayside.runtime.control import ask
 from wayside.runtime.control_types import ReloadRequest, Reply
@@ -130,7 +131,7 @@ def build(trial: Trial) -> Site:
             box,
             inside=client if name in client.addresses else server,
             outside=core,
-            policy=POLICY,
+            policy=LAB_MAY_ENTER,
         )
         for name, box in boxes.items()
     }
@@ -226,18 +227,14 @@ def _check_signaled(site: Site) -> dict[str, Any]:
     return further
 
 
-def _told(process: Process) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in process.text().splitlines() if line.startswith("{")]
-
-
 def _rate(site: Site, seconds: float) -> tuple[float, dict[str, int]]:
     """What comes (bit/s), and what the gates count meanwhile (bytes)."""
     before, began = site.carried(), time.monotonic()
     time.sleep(seconds)
     ended, after = time.monotonic(), site.carried()
-    told = [one for one in _told(site.served) if began <= one["at"] <= ended]
-    lasted = told[-1]["at"] - told[0]["at"] if len(told) > 1 else 0.0
-    got = told[-1]["bytes"] - told[0]["bytes"] if told else 0
+    came = [one for one in told(site.served) if began <= one["at"] <= ended]
+    lasted = came[-1]["at"] - came[0]["at"] if len(came) > 1 else 0.0
+    got = came[-1]["bytes"] - came[0]["bytes"] if came else 0
     return (got * 8 / lasted if lasted else 0.0), {
         name: count - before[name] for name, count in after.items()
     }
@@ -253,7 +250,7 @@ def _check_both_carry(site: Site, sent: Process) -> None:
             trial.check(f"{name} counts data of its subflow", share > EACH_SHARE, share, "of all")
     more = rate > LINK_BIT_S * MORE_THAN_ONE
     trial.check("more than one path could carry", more, rate / LINK_BIT_S, "of one link")
-    newest = _told(sent)[-1]
+    newest = told(sent)[-1]
     plain = newest.get("fallback", 1)
     said = f"{newest.get('subflows')} further, fallback {plain}"
     trial.check("the program's own kernel says so", newest.get("subflows") == 1 and not plain, said)
@@ -281,7 +278,7 @@ def _check_loss(site: Site, sent: Process, near: str, far: str) -> None:
     going = rate > LINK_BIT_S / 2
     trial.check(f"{near} is dead: data goes on by the other path", going, rate / LINK_BIT_S)
     trial.check("and none by the dead one", not counted[far], counted[far], "bytes")
-    gaps = [b["at"] - a["at"] for a, b in pairwise(_told(site.served)) if b["at"] > began]
+    gaps = [b["at"] - a["at"] for a, b in pairwise(told(site.served)) if b["at"] > began]
     trial.check(
         "the longest silence of the transfer", max(gaps) < SILENT_MAX_S, max(gaps) * 1000, "ms"
     )
@@ -299,10 +296,10 @@ def _check_loss(site: Site, sent: Process, near: str, far: str) -> None:
 def _check_whole(site: Site, sent: Process, what: str) -> None:
     """What was sent is what came."""
     sent.wait(PARCEL_S * 2)
-    last = _told(sent)[-1]
+    last = told(sent)[-1]
 
     def came() -> list[dict[str, Any]]:
-        return [one for one in _told(site.served) if one.get("digest") == last.get("digest")]
+        return [one for one in told(site.served) if one.get("digest") == last.get("digest")]
 
     whole = within(UP_LIMIT_S, came) if last.get("ended") == "end" else []
     trial = site.trial
@@ -334,11 +331,11 @@ def _check_refused(site: Site) -> None:
     trial.check("MPTCP stays on the other path", going, rate / LINK_BIT_S, "of one link")
     beside = counted["east"] + counted["south"]
     trial.check("nothing goes by the refused one", not beside, beside, "bytes")
-    newest = _told(sent)[-1]
+    newest = told(sent)[-1]
     trial.check("its kernel has no further subflow", newest["subflows"] == 0, newest["subflows"])
     all_of_it = counted["north"] * 8 / FLOWING_S
     trial.check("but all by the first (control)", all_of_it > rate / 2, all_of_it / LINK_BIT_S)
-    _tell(east, POLICY)
+    _tell(east, LAB_MAY_ENTER)
     began = time.monotonic()
     both = within(AGAIN_LIMIT_S, lambda: site.carried()["south"] > SOME_BYTES)
     trial.check("east allows again: both carry data", both, time.monotonic() - began, "s")

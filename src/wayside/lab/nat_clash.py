@@ -16,7 +16,6 @@ of the guest's packets: until its pending rule is over, 5 s later, it takes thos
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -182,6 +181,4 @@ def _port(address: str) -> int:
 
 def _maps(node: Node) -> bool:
     """Whether another table has made a mapping."""
-    listed = node.run("nft", "-j", "list", "counter", "inet", "lab_masquerade", "mapped").stdout
-    items = json.loads(listed)["nftables"]
-    return any(item.get("counter", {}).get("packets", 0) for item in items)
+    return node.counted("lab_masquerade", "mapped") > 0

@@ -17,37 +17,10 @@ from wayside.lab import firewall, nat, traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
 from wayside.lab.probe import Watch, seen_after
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import LAB_MAY_ENTER, SERVICES, Stage, kept, serve_all
 from wayside.lab.world import Node
 
 ECHO_FROM, OTHER_FROM = 40_001, 40_003
-
-POLICY = """
-default = "reject"
-
-[[rule]]
-name = "whoever-is-inside-may-leave"
-direction = "out"
-action = "allow"
-
-[[rule]]
-name = "lab-may-enter"
-from = ["*.lab"]
-direction = "in"
-action = "allow"
-
-[[test]]
-from = "client.lab"
-service = "http"
-direction = "in"
-expect = "allow"
-
-[[test]]
-from = "*"
-service = "http"
-direction = "in"
-expect = "reject"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +79,14 @@ def _set_up(trial: Trial) -> _Inside:
         box,
         inside=[server, cellar],
         outside=router,
-        policy=POLICY,
+        policy=LAB_MAY_ENTER,
         nat=True,
         hosts={other.public: cellar.address(trial.family)},
     )
     daemons.introduce(host, other)
     daemons.start(introduce=False)
-    kept = within(SEEN_LIMIT_S, lambda: [r for r in there.events() if r.event == "location.kept"])
-    trial.check("the server registers through the NAT", kept, len(kept))
+    known = within(SEEN_LIMIT_S, lambda: kept(there))
+    trial.check("the server registers through the NAT", known, len(known))
     to = host.address(peer.name, trial.family)
     stage = Stage(trial, host, peer, nodes, to, Watch(server))
     to = host.address(other.name, trial.family)

@@ -19,10 +19,9 @@ from wayside.lab import nat, traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
 from wayside.lab.probe import Watch
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, Stage, serve_all
+from wayside.lab.stage import SERVICES, Stage, kept, serve_all
 
 ECHO_FROM = 40_001
-
 
 HOUSEHOLD = """
 default = "reject"
@@ -100,8 +99,8 @@ def _set_up(trial: Trial) -> _Nested:
     household = daemons.gate(inner, inside=home, outside=outer, policy=HOUSEHOLD, nat=True)
     provider = daemons.gate(outer, inside=inner, outside=router, policy=PROVIDER, nat=True)
     daemons.start(introduce=False)
-    kept = within(SEEN_LIMIT_S, lambda: [r for r in there.events() if r.event == "location.kept"])
-    trial.check("the host behind both registers through them", kept, len(kept))
+    known = within(SEEN_LIMIT_S, lambda: kept(there))
+    trial.check("the host behind both registers through them", known, len(known))
     out_to = host.address(peer.name, trial.family)
     in_to = peer.address(host.name, trial.family)
     out = Stage(trial, host, peer, nodes, out_to, Watch(away))

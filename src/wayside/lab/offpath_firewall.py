@@ -26,11 +26,11 @@ from wayside.lab.mobile import (
     check_informed,
     connected,
     goes_to,
-    kept,
     set_up,
     start_download,
 )
 from wayside.lab.scenario import Trial
+from wayside.lab.stage import kept
 from wayside.lab.world import Node
 from wayside.runtime.names import service_of
 
@@ -173,7 +173,7 @@ def _check_consent(land: Land, when: str) -> None:
     whole = fetched.bytes == traffic.FILE_BYTES
     trial.check(f"{when}: consent lets curl in", whole, fetched.error or fetched.seconds, "s")
     flow = _opened(stage.client, WEB, before)
-    trial.check(f"{when}: its data goes straight", f"> {_spelt(land.at)}" in flow, flow)
+    trial.check(f"{when}: its data goes straight", f"> {traffic.spelt(land.at)}:" in flow, flow)
 
 
 def _check_steered(land: Land, when: str) -> None:
@@ -186,7 +186,7 @@ def _check_steered(land: Land, when: str) -> None:
     said = bulk.error or bulk.gbit_s
     trial.check(f"{when}: iperf3 goes through home", bulk.gbit_s > 0, said, "Gbit/s")
     flow = _opened(stage.client, BULK, before)
-    home = _spelt(meet.node.address(trial.family))
+    home = f"{traffic.spelt(meet.node.address(trial.family))}:"
     trial.check(f"{when}: that is where its packets go", f"> {home}" in flow, flow)
     trial.check(f"{when}: home's rules count them", carried, carried, "packets")
     straight = _carried(meet, traffic.HTTP_PORT)
@@ -224,7 +224,3 @@ def _opened(host: Daemon, service: str, before: int) -> str:
 def _carried(box: Daemon, port: int) -> int:
     """What the kernel of a box has counted of live connections to a port."""
     return sum(one["packets"] for one in box.held() if one["wire"].endswith(f":{port}"))
-
-
-def _spelt(ip: object) -> str:
-    return f"[{ip}]:" if ":" in str(ip) else f"{ip}:"

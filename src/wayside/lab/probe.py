@@ -74,12 +74,7 @@ class Watch:
 
     def packets(self) -> int:
         """How many TCP and UDP packets of any kind came in from the net since the beginning."""
-        text = self._node.run(
-            "nft", "-j", "list", "counter", "inet", "lab_watch", "transport"
-        ).stdout
-        return sum(
-            item.get("counter", {}).get("packets", 0) for item in json.loads(text)["nftables"]
-        )
+        return self._node.counted("lab_watch", "transport")
 
     def forget(self) -> None:
         """Start anew."""

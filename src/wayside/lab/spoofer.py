@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from wayside.core.address import IP
 from wayside.lab import traffic
@@ -68,14 +67,11 @@ class Place:
     def aims(self) -> tuple[str, str]:
         """Whom the stranger asks: address and key, as arguments."""
         address = self.server.node.address(self.trial.family)
-        host = f"[{address}]" if self.trial.family == 6 else str(address)
-        return f"{host}:4747", self.server.public.hex()
+        return f"{traffic.spelt(address)}:4747", self.server.public.hex()
 
     def counted(self, name: str, what: str) -> int:
         """Bytes or packets that a counter at the victim has seen."""
-        text = self.victim.node.run("nft", "-j", "list", "counter", "inet", "lab_victim", name)
-        items: list[dict[str, Any]] = json.loads(text.stdout)["nftables"]
-        return sum(item.get("counter", {}).get(what, 0) for item in items)
+        return self.victim.node.counted("lab_victim", name, what)
 
 
 def play(trial: Trial) -> None:

@@ -42,6 +42,34 @@ direction = "DIRECTION"
 expect = "allow"
 """
 
+LAB_MAY_ENTER = """
+default = "reject"
+
+[[rule]]
+name = "whoever-is-inside-may-leave"
+direction = "out"
+action = "allow"
+
+[[rule]]
+name = "lab-may-enter"
+from = ["*.lab"]
+direction = "in"
+action = "allow"
+
+[[test]]
+from = "client.lab"
+service = "http"
+direction = "in"
+expect = "allow"
+
+[[test]]
+from = "*"
+service = "http"
+direction = "in"
+expect = "reject"
+"""
+"""Out goes whoever is inside; in comes who is of the lab."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -74,6 +102,11 @@ def serve_all(node: Node) -> None:
     """Start all services of traffic.py."""
     for serve in (traffic.serve_iperf, traffic.serve_http, traffic.serve_ssh, traffic.serve_echo):
         serve(node)
+
+
+def kept(meet: Daemon) -> list[Record]:
+    """Each time that a rendezvous was told where somebody is."""
+    return [record for record in meet.events() if record.event == "location.kept"]
 
 
 def set_stage(

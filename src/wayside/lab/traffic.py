@@ -67,6 +67,11 @@ class Echoed:
         return sum(rtt is not None for rtt in self.rtts_ms)
 
 
+def spelt(ip: IP) -> str:
+    """An address as it stands in a URL, or before a port."""
+    return f"[{ip}]" if ip.version == 6 else str(ip)
+
+
 def serve_iperf(node: Node) -> Process:
     """Start an iperf3 server for both families."""
     argv = ("iperf3", "-s", "-p", str(IPERF_PORT), "--forceflush")
@@ -99,7 +104,7 @@ def iperf_result(running: Process, limit_s: float) -> Bulk:
 
 
 def iperf(node: Node, to: IP, seconds: float, *, udp: bool = False) -> Bulk:
-    """Run an iperf3 client to its end: TCP as fast as it goes, or UDP at 50 Mbit/s."""
+    """Run an iperf3 client to its end: TCP as fast as it goes, or UDP at 10 Mbit/s."""
     return iperf_result(start_iperf(node, to, seconds, udp=udp), seconds + 15)
 
 
@@ -114,10 +119,9 @@ def serve_http(node: Node) -> Process:
 
 def curl(node: Node, to: IP, port: int = HTTP_PORT, limit_s: float = 5.0) -> Fetched:
     """Fetch the file; `bytes` is 0 unless the whole of it came."""
-    host = f"[{to}]" if to.version == 6 else str(to)
     done = node.run(
         *("curl", "-sSv", "--noproxy", "*", "--max-time", str(limit_s), "-o", "/dev/null"),
-        *("-w", "%{json}", f"http://{host}:{port}/file"),
+        *("-w", "%{json}", f"http://{spelt(to)}:{port}/file"),
         limit_s=limit_s + 5,
         check=False,
     )
@@ -134,7 +138,7 @@ def serve_squid(node: Node, origin: IP) -> Process:
 
     It runs under another uid, as sshd does, because it refuses to be root.
     """
-    folder, parent = node.state, f"[{origin}]" if origin.version == 6 else str(origin)
+    folder, parent = node.state, spelt(origin)
     (folder / "squid.conf").write_text(
         f"http_port {SQUID_PORT} accel defaultsite=origin no-vhost\n"
         f"cache_peer {parent} parent {HTTP_PORT} 0 no-query originserver\n"
@@ -230,9 +234,8 @@ def sftp_gets(node: Node, server: Node, to: IP) -> str:
 
 
 def _sftp(node: Node, server: Node, to: IP, what: str) -> str:
-    host = f"[{to}]" if to.version == 6 else str(to)
     done = node.run(
-        *("sftp", "-b", "-", *_ssh_options(server, "-P"), f"lab@{host}"),
+        *("sftp", "-b", "-", *_ssh_options(server, "-P"), f"lab@{spelt(to)}"),
         stdin=f"{what}\n",
         check=False,
     )

@@ -16,6 +16,7 @@ A world is made inside an enclosure only; that is what cleans up after it.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import time
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 from wayside.core.address import IP
 from wayside.lab.enclosure import PYTHON
@@ -161,6 +163,12 @@ class Node:
     def spawn_python(self, module: str, *arguments: str, ready: str = "") -> Process:
         """Start a module of ours with this interpreter."""
         return self.spawn(*PYTHON, "-m", module, *arguments, ready=ready)
+
+    def counted(self, table: str, name: str, what: str = "packets") -> int:
+        """What a counter of an `inet` table has seen so far: its `packets` or `bytes`."""
+        text = self.run("nft", "-j", "list", "counter", "inet", table, name).stdout
+        items: list[dict[str, Any]] = json.loads(text)["nftables"]
+        return sum(item.get("counter", {}).get(what, 0) for item in items)
 
     def _output(self, argv: Sequence[str]) -> Path:
         self._outputs += 1

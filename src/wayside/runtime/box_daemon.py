@@ -41,7 +41,7 @@ from .control_types import (
     WhyRequest,
 )
 from .driver import Driver, Machine
-from .errors import WaysideError
+from .errors import WaysideError, not_done_by
 from .eventlog import EventLog
 from .helper_client import GateSetup, Helper
 from .keyfile import read_key
@@ -177,7 +177,7 @@ class BoxDaemon:
                 self.driver.deliver(CloseRequested(cid, f"closed by the operator of a {self.role}"))
                 return Reply()
             case _:
-                raise WaysideError(f"a {self.role} does not do that", code="WS-2001")
+                raise not_done_by(self.role)
 
     def has(self, cid: Cid) -> bool:
         """Whether the machine knows this connection."""

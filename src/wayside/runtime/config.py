@@ -23,6 +23,7 @@ from wayside.core.address import Address
 from wayside.core.constants import LIFETIME_MAX_S, LIFETIME_MIN_S, LIFETIME_S, SIGNALING_PORT
 from wayside.core.identity import PeerIdentity, is_name, key_from_text
 from wayside.core.policy import Pattern, checked_service
+from wayside.core.virtual import DEFAULT_V6_PREFIX
 
 from .document import Document, Place
 from .keyfile import read_certificate
@@ -36,8 +37,8 @@ from .steering import (
     read_steering,
 )
 
-IPV6_PREFIX = IPv6Network("fd77:6179:7364::/48")
-"""Virtual IPv6 addresses of peers: a unique local prefix, "wayside" in its bits. RFC 4193."""
+IPV6_PREFIX = IPv6Network(DEFAULT_V6_PREFIX)
+"""Virtual IPv6 addresses of peers, where nobody chooses others."""
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=0xFFFF)]
 Lifetime = Annotated[float, msgspec.Meta(ge=LIFETIME_MIN_S, le=LIFETIME_MAX_S)]
@@ -57,12 +58,10 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A host that we know by name: who it is, and where its signaling is reached."""
+    """A host that we know by name: who it is, and where it, or its rendezvous, is asked."""
 
     identity: PeerIdentity
     addresses: tuple[Address, ...]
-    by_rendezvous: bool = False
-    """Those addresses are a rendezvous', which knows where the host is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ def _peer(document: Document, name: str, raw: object) -> Peer:
         )
     if file.rendezvous:
         asked = read_addresses(document, (*at, "rendezvous"), file.rendezvous)
-        return Peer(identity, asked, by_rendezvous=True)
+        return Peer(identity, asked)
     addresses = (
         document.value((*at, "addresses"), signaling_address, text) for text in file.addresses
     )

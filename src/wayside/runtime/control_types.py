@@ -115,7 +115,10 @@ class Reply(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class HopRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """A box that a connection goes by: its key, and what it does: gate, nat, relay or hiding."""
+    """A box that a connection goes by: its key, and what it does: gate, nat, relay or hiding.
+
+    What else it may say of itself is `role` and a number.
+    """
 
     key: str
     role: str

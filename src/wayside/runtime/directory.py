@@ -177,7 +177,7 @@ class Directory:
             return None
         if self._names.name_of(terms.key, certificate, time.time()) != name:
             return None
-        peer = Peer(PeerIdentity(terms.key, name, certificate), rendezvous.addresses, True)
+        peer = Peer(PeerIdentity(terms.key, name, certificate), rendezvous.addresses)
         self._known.pop(name, None)
         if len(self._known) >= KNOWN_MAX:
             self._forget(next(iter(self._known)))

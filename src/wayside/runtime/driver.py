@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -47,11 +47,13 @@ ASIDE = (Challenge.TYPE, Reject.TYPE)
 CROWDED = 2
 """So many full reads in a row: more comes in at a socket than we get done."""
 
+Passed = Literal["datagram.sent", "datagram.received"]
+
 _log = structlog.get_logger()
 
 
 class Machine(Protocol):
-    """A role: the host's or the gate's."""
+    """A role: a host's, a gate's, or a rendezvous'."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take an event; return what is to be done."""
@@ -266,13 +268,12 @@ class Driver:
             pending=rule.action is Action.ACCEPT and not rule.renewed_by_packets,
         )
 
-    def _log_datagram(self, event: str, data: bytes, peer: Address) -> None:
+    def _log_datagram(self, event: Passed, data: bytes, peer: Address) -> None:
         kind = MESSAGES.get(data[4]) if len(data) >= 32 else None
         if kind is None or not self._log.has_room():
             return
-        name = "datagram.sent" if event == "datagram.sent" else "datagram.received"
         self._log.write(
-            name,
+            event,
             digest=hashlib.sha256(data).hexdigest()[:16],
             type=kind.__name__.upper(),
             seq=int.from_bytes(data[8:16], "big"),

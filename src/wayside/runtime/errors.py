@@ -132,3 +132,9 @@ def error_of_code(code: str, *, what: str, why: str = "", hint: str = "") -> Way
     """
     code = code if code in CODES else WaysideError.default_code
     return _BY_EXIT_CODE.get(int(code[3]), WaysideError)(what, why=why, hint=hint, code=code)
+
+
+def not_done_by(role: str) -> ConfigError:
+    """What a daemon says that is asked for another role's business."""
+    hint = "another daemon's socket? `--socket PATH` names the one to ask"
+    return ConfigError(f"a {role} does not do that", hint=hint, code="WS-2001")

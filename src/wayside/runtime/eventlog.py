@@ -40,7 +40,6 @@ Name = Literal[
     "daemon.ready",
     "daemon.recovered",
     "data.delivered",
-    "data.first",
     "datagram.received",
     "datagram.sent",
     "dropped",

@@ -34,7 +34,7 @@ from .control_types import (
     WhyReply,
     WhyRequest,
 )
-from .errors import ConfigError, NameUnknown, WaysideError
+from .errors import ConfigError, NameUnknown, WaysideError, not_done_by
 from .names import port_of
 from .portrait import record_of, registration_of
 from .stops import say_stop, stopped_key
@@ -74,9 +74,7 @@ class HostControl:
             case UnexposeRequest():
                 return self._unexpose(request)
             case _:
-                raise WaysideError(
-                    "this is a host's agent; only a gate can do that", code="WS-2001"
-                )
+                raise not_done_by("host")
 
     async def _peer(self, name: str, family: int) -> Peer:
         peer = await self._agent.directory.find(name)

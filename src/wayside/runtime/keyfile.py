@@ -94,6 +94,7 @@ def _write(path: Path, line: str, mode: int) -> None:
             opened.write(line)
     except OSError as error:
         hint = "choose another name; a key is never overwritten" if path.exists() else ""
+        hint = hint if path.parent.exists() else f"mkdir -p {path.parent}"
         raise WaysideError(
             f"{path} cannot be written", why=error.strerror or str(error), hint=hint, code="WS-1006"
         ) from error

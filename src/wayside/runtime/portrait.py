@@ -25,7 +25,12 @@ from .registering import Registration
 UNKNOWN = "?"
 BEHIND_NAT = "behind a NAT that says nothing"
 
-ROLES = {Role.GATE: "gate", Role.NAT: "nat", Role.RELAY: "relay", Role.HIDING: "hiding"}
+ROLES: dict[int, str] = {
+    Role.GATE: "gate",
+    Role.NAT: "nat",
+    Role.RELAY: "relay",
+    Role.HIDING: "hiding",
+}
 
 
 def record_of(
@@ -45,7 +50,7 @@ def record_of(
         flow=_text(about.local),
         wire=_text(about.wire),
         there=there(connection),
-        via=[HopRecord(key=key_text(hop.key), role=ROLES.get(Role(hop.role), "")) for hop in hops],
+        via=[HopRecord(key=key_text(hop.key), role=_role(hop)) for hop in hops],
         redirected_by=list(journey.by) if journey else [],
         hidden=any(hop.role == Role.HIDING for hop in hops),
         moves=journey.moves if journey else 0,
@@ -85,6 +90,10 @@ def there(connection: Connection) -> str:
     rewritten = any(hop.destination or hop.role == Role.HIDING for hop in hops)
     port = UNKNOWN if rewritten else wire.source.port
     return f"{_host(offer.asked.destination)}:{port} > {offer.asked.source}"
+
+
+def _role(hop: Hop) -> str:
+    return ROLES.get(hop.role, f"role {hop.role}")
 
 
 def _asked(connection: Connection) -> bool:
