@@ -17,6 +17,7 @@ from wayside.core.address import Address, Transport
 from wayside.core.codec import Header
 from wayside.core.identity import Certificate, CertificateTerms
 from wayside.core.rule import Cid
+from wayside.runtime.enrolment import Answer, Invitation
 
 SIGNED_BYTES_MAX = 700
 """More would leave no room for the rest of a datagram."""
@@ -136,6 +137,19 @@ CERTIFICATE_TERMS = st.builds(
     CertificateTerms, name=_text(c.NAME_BYTES_MAX), key=KEYS, not_after_s=SECONDS
 )
 CERTIFICATE = st.builds(Certificate, signed=_up_to(160), signature=_exactly(64))
+ANSWER = st.builds(
+    Answer,
+    outcome=st.integers(0, 255),
+    certificate=st.binary(max_size=256),
+    domain_key=st.just(b"") | KEYS,
+)
+INVITATION = st.builds(
+    Invitation,
+    addresses=st.lists(ADDRESSES, min_size=1, max_size=4).map(tuple),
+    key=KEYS,
+    secret=_exactly(16),
+    name=_text(c.NAME_BYTES_MAX),
+)
 
 _SIGNED = st.binary(max_size=SIGNED_BYTES_MAX)
 _SIGNATURE = _exactly(64)

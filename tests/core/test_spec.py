@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycddl import Schema, ValidationError
 
-from core.any_message import CERTIFICATE, CERTIFICATE_TERMS, HOP, LOCATOR, MESSAGES, TERMS
+from core.any_message import (
+    ANSWER,
+    CERTIFICATE,
+    CERTIFICATE_TERMS,
+    HOP,
+    INVITATION,
+    LOCATOR,
+    MESSAGES,
+    TERMS,
+)
 from vectors.samples import ACCEPT, FULL, NAT, REJECT, SIX
 from wayside.core import constants as c
 from wayside.core import messages as m
@@ -27,6 +36,7 @@ from wayside.core.errors import DropReason
 from wayside.core.identity import Certificate, CertificateTerms
 from wayside.core.rule import Cid
 from wayside.core.virtual import DEFAULT_V6_PREFIX, V4_PREFIX
+from wayside.runtime.enrolment import Answer, Invitation
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CDDL = (DOCS / "wayside.cddl").read_text()
@@ -45,12 +55,16 @@ RULES: dict[type[Body], str] = {
     m.Locator: "locator",
     Certificate: "certificate",
     CertificateTerms: "certificate-terms",
+    Answer: "answer",
+    Invitation: "invitation",
 }
 BODIES: dict[type[Body], st.SearchStrategy[Any]] = {
     **{m.TERMS[kind]: strategy for kind, strategy in TERMS.items()},
     m.Hop: HOP,
     m.Locator: LOCATOR,
     CertificateTerms: CERTIFICATE_TERMS,
+    Answer: ANSWER,
+    Invitation: INVITATION,
 }
 KINDS = sorted(BODIES, key=lambda kind: kind.__name__)
 

@@ -153,7 +153,7 @@ def test_of_what_was_kept_nothing_is_believed_that_would_not_be_now(tmp_path: Pa
 def test_what_the_domain_has_not_signed_for_this_name_is_not_believed(
     tmp_path: Path, answer: Answer | int
 ) -> None:
-    """R-9.3."""
+    """R-9.3, R-10.6."""
     with pytest.raises(NameUnknown) as unknown:
         found(tmp_path, answer)
     assert unknown.value.exit_code == 4

@@ -114,6 +114,8 @@ def test_any_bytes_are_an_answer_or_an_error_that_a_user_understands(raw: bytes)
 
 
 def test_the_first_key_gets_a_certificate_and_no_other_does(desk: Callable[[Talk], None]) -> None:
+    """R-10.7."""
+
     async def talk(at: Enrolment, _: SqliteLocations, clock: Clock) -> None:
         secret = await at.invite("files.lab", 60.0)
         first, second = await at.join(secret, HOST), await at.join(secret, OTHER)
@@ -136,6 +138,8 @@ def test_a_secret_that_was_never_given_out_is_none(
 
 
 def test_an_invitation_ends(desk: Callable[[Talk], None]) -> None:
+    """R-10.7."""
+
     async def talk(at: Enrolment, _: SqliteLocations, clock: Clock) -> None:
         secret = await at.invite("files.lab", 60.0)
         clock.now_s += 61.0

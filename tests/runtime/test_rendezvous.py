@@ -249,6 +249,8 @@ def test_what_is_too_much_for_the_store_is_dropped_and_counted(
 def test_a_name_is_told_to_those_who_may_find_its_host_for_anything(
     run: Callable[..., None],
 ) -> None:
+    """R-10.6."""
+
     async def talk(place: Meeting) -> None:
         server, friend, stranger = place.peer(1, "files.lab"), place.peer(2, "a.lab"), place.peer(3)
         place.ask(server, "location")

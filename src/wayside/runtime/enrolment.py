@@ -62,7 +62,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What the one who joins has to know: where, of whom, by what right, as whom."""
+    """What the one who joins has to know: where, of whom, by what right, as whom. Spec: R-10.7."""
 
     FIELDS: ClassVar = (
         Field(1, "addresses", many(ADDRESS, 4)),
@@ -109,12 +109,12 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a rendezvous answers: a certificate, and to `join` the public key of its domain."""
+    """What a rendezvous answers: a certificate, and to `join` its domain's key. Spec: R-10.6."""
 
     FIELDS: ClassVar = (
         Field(1, "outcome", uint(255)),
-        Field(2, "certificate", blob(256), optional=True),
-        Field(3, "domain_key", blob(32), optional=True),
+        Field(2, "certificate", blob(256, 1), optional=True),
+        Field(3, "domain_key", fixed(32), optional=True),
     )
     outcome: int
     certificate: bytes = b""
@@ -201,7 +201,7 @@ class Enrolment:
         return secret
 
     async def join(self, secret: bytes, key: bytes) -> Answer:
-        """Let in the first key (bytes, 32) that shows an invitation's secret; nobody else."""
+        """Let in the first key (32 bytes) that shows an invitation's secret. Spec: R-10.7."""
         if len(secret) != SECRET_BYTES:
             return Answer(Outcome.NOT_GIVEN)
         number = number_of(secret)
