@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 from wayside.core.address import Address, Flow, Transport
+from wayside.core.constants import PENDING_S
 from wayside.core.effects import ChangeRules, Effect, ForgetConnection
 from wayside.core.events import Event, RulesFailed
 from wayside.core.rule import Action, Cid, Rule
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 from wayside.runtime.driver import Driver
-from wayside.runtime.eventlog import EventLog
+from wayside.runtime.eventlog import EventLog, read
 
 CIDS = [Cid(bytes([number]) * 16) for number in range(4)]
 FLOW = Flow(Transport.UDP, Address.parse("10.0.0.1:1"), Address.parse("10.0.0.2:2"))
@@ -151,3 +155,30 @@ def test_what_is_decided_later_about_a_connection_waits_for_its_rules() -> None:
         assert after == [ForgetConnection(CIDS[1]), ForgetConnection(CIDS[0])]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("action", "lifetime_s", "renewed", "pending"),
+    [
+        (Action.ACCEPT, PENDING_S, False, True),
+        (Action.REWRITE, PENDING_S, False, True),
+        (Action.ACCEPT, 3.0, False, False),
+        (Action.REWRITE, PENDING_S, True, False),
+        (Action.DROP, PENDING_S, False, False),
+    ],
+)
+def test_the_log_says_of_a_rule_whether_it_waits_for_confirm(
+    tmp_path: Path, action: Action, lifetime_s: float, renewed: bool, pending: bool
+) -> None:
+    rewrite = FLOW.reversed() if action is Action.REWRITE else None
+    rule = Rule(CIDS[0], FLOW, action, rewrite, lifetime_s, renewed)
+
+    async def run() -> None:
+        log = EventLog(tmp_path / "events", "x", "gate")
+        keeper = Keeper()
+        Driver(Told(), keeper, {}, log, lambda _: None).perform([ChangeRules(CIDS[0], put=(rule,))])
+        await keeper.answer()
+
+    asyncio.run(run())
+    (record,) = [one for one in read([tmp_path / "events"]) if one.event == "rule.installed"]
+    assert (record.pending, record.lifetime_s) == (pending, lifetime_s)

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from wayside.core.address import Address, Flow
+from wayside.core.constants import PENDING_S
 from wayside.core.effects import (
     ChangeRules,
     Dropped,
@@ -265,7 +266,7 @@ class Driver:
             action=rule.action.value,
             to=str(rule.rewrite) if rule.rewrite else "",
             lifetime_s=rule.lifetime_s,
-            pending=rule.action is Action.ACCEPT and not rule.renewed_by_packets,
+            pending=_is_pending(rule),
         )
 
     def _log_datagram(self, event: Passed, data: bytes, peer: Address) -> None:
@@ -306,3 +307,9 @@ class Driver:
 def changes_of(effect: ChangeRules) -> list[Change]:
     """What the kernel is asked to do for an effect."""
     return [*map(Remove, effect.remove), *map(Put, effect.put)]
+
+
+def _is_pending(rule: Rule) -> bool:
+    """Whether a gate's rule waits for CONFIRM: one that lasts has what was agreed as lifetime."""
+    waits = rule.lifetime_s == PENDING_S and not rule.renewed_by_packets
+    return waits and rule.action is not Action.DROP
