@@ -73,10 +73,9 @@ class Multipaths:
         """Those that somebody here has asked for."""
         return list(self._by_token.values())
 
-    @property
-    def due(self) -> float | None:
-        """When `look` has something to do, if nothing happens; monotonic seconds."""
-        found = (one.due for one in self._by_token.values())
+    def due_after(self, now: float) -> float | None:
+        """When to look again after a look `now`, if nothing happens; monotonic seconds."""
+        found = (one.due_after(now) for one in self._by_token.values())
         return min((at for at in found if at is not None), default=None)
 
     def led_by(self, cid: Cid) -> Multipath | None:

@@ -131,9 +131,9 @@ class Subflows:
         now = time.monotonic()
         self._timer = None
         self._do(self._multipaths.look(now, _free_port))
-        due = self._multipaths.due
+        due = self._multipaths.due_after(now)
         if due is not None and self._timer is None:
-            self.look_soon(max(0.0, due - now))
+            self.look_soon(due - now)
 
     def _do(self, found: list[ToDo]) -> None:
         for one in found:
