@@ -104,6 +104,9 @@ class Multipaths:
             case Happened.SUBFLOW_CLOSED:
                 if branch is not None and branch.cid is not None:
                     return _give_up(branch, "the kernel has closed it", now)
+                if one is not None and one.first.local.on_the_wire == event.flow:
+                    # Its path is free for another, as long as the others carry the connection on.
+                    return [CloseRequested(one.first.cid, "the kernel has closed its subflow")]
         return []
 
     def opened(self, cid: Cid, now: float) -> list[ToDo]:
