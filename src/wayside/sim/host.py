@@ -45,11 +45,13 @@ from wayside.kernel.recovery import recover
 from .box import Box, Driver
 from .first_packets import FirstPackets
 from .gate import CountingQuota
+from .mptcp import Mptcp
 from .network import Interface, Network
 from .paths import PathKeeper
 from .registering import Registering, changed_sources
 from .silence import Silence
 from .sockets import Sockets
+from .subflows import SubflowKeeper
 from .watch import Watcher
 from .wire import build_udp, destination_of, icmp_of, packet_of, rewritten
 
@@ -124,6 +126,8 @@ class HostBox(Box):
         self._moved_at = -LOOK_AGAIN_S
         self.registering = self._registering()
         self.paths = PathKeeper(self)
+        self.mptcp = Mptcp(self)
+        self.subflows = SubflowKeeper(self)
         self.start()
 
     @property
@@ -165,12 +169,14 @@ class HostBox(Box):
         self._close_what_ended(machine)
         self._register()
         self.paths.start()
+        self.subflows.start()
         self.look_around()
 
     def kill(self) -> None:
         """Kill the agent; what it held for applications is lost."""
         super().kill()
         self.registering.stop()
+        self.subflows.stop()
         self.first_packets.clear()
         self.listeners.clear()
 
@@ -178,6 +184,7 @@ class HostBox(Box):
         """The machine goes down with all its applications."""
         self.kill()
         self.sockets.clear()
+        self.mptcp.clear()
         super().power_off()
 
     def meet(self, peer: Peer) -> None:
@@ -203,7 +210,7 @@ class HostBox(Box):
         """Connections of TCP sockets that went away while nobody looked."""
         for cid, connection in list(machine.connections.items()):
             local = connection.agreement.local
-            if local.transport is Transport.TCP and not self.sockets.has(local):
+            if local.on_the_wire.transport is Transport.TCP and not self.sockets.has(local):
                 self.close(cid, "its socket is gone")
 
     def _watch_silence(self, driver: Driver, machine: Host, silence: Silence) -> None:
@@ -225,7 +232,9 @@ class HostBox(Box):
         """Tell the machine from which address it reaches whom, where that has changed."""
         if self.host is None or self.driver is None or not self.interfaces:
             return
-        changed = changed_sources(self.host.connections.values(), self.source_for)
+        stays = self.host.context.stays
+        going = [one for one in self.host.connections.values() if not stays(one.agreement.wire)]
+        changed = changed_sources(going, self.source_for)
         if changed:
             self.driver.deliver(SourcesChanged(changed))
         self.paths.settle()
@@ -290,6 +299,8 @@ class HostBox(Box):
             if verdict.flow.source.ip.packed not in self.own:
                 return None  # its address is gone: the agent holds it back until the move is over
             self.watch.on_rewritten(self, verdict.flow, self.place.clock.now)
+            if self.settings.mptcp and self.mptcp.is_further(packet.flow):
+                self.watch.on_subflow(self, verdict.flow, self.place.clock.now)
             return self.transmit(rewritten(raw, verdict.flow))
         if self.settings.virtual and self._is_virtual(packet.flow.destination.ip):
             if not released and self.driver is not None:
@@ -411,7 +422,8 @@ class HostBox(Box):
             case _:
                 pass
 
-    def _tell(self, cid: Cid, effect: Effect) -> None:
+    def _tell(self, cid: Cid, effect: ReportOpened | ReportRefused | ReportClosed) -> None:
+        self.subflows.on_report(effect)
         self.registering.on_report(effect)
         if cid in self.listeners:
             self.listeners[cid](effect)
