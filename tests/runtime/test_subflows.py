@@ -278,7 +278,7 @@ def test_what_is_over_is_forgotten_even_if_the_kernels_news_were_missed(played: 
         world.pair.run(120)
         assert world.pair.c.connections == {}
         await world.later(1)
-        assert world.these._by_token == {}
+        assert world.these._multipaths.known == []
 
     played(run)
 

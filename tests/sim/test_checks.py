@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim import broken
+from sim import broken, broken_agents
 from wayside.sim.faults import Fault, Kind
 from wayside.sim.world import World
 
@@ -59,6 +59,23 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_whose_filters_stay, "dos-stop", NOTHING, "stops"),
         (broken.gate_that_stops_the_wrong_flow, "dos-stop", NOTHING, "stops"),
         (broken.host_that_never_says_that_it_moved, "both-move", NOTHING, "survival"),
+        (
+            broken_agents.agent_that_asks_for_subflows_as_tcp,
+            "multihoming-mptcp",
+            NOTHING,
+            "subflows",
+        ),
+        (
+            broken_agents.agent_that_lets_subflows_be_made_first,
+            "multihoming-mptcp",
+            NOTHING,
+            "subflows",
+        ),
+        (broken_agents.agent_that_wants_one_path, "multihoming-mptcp", NOTHING, "subflows"),
+        (broken_agents.agent_that_asks_once, "multihoming-mptcp", NOTHING, "subflows"),
+        (broken_agents.agent_that_forgets_why, "multihoming-mptcp", NOTHING, "subflows"),
+        (broken_agents.agent_that_gives_all_up_for_one, "multihoming-mptcp", NOTHING, "survival"),
+        (broken_agents.kernel_that_removes_late, "multihoming-mptcp", NOTHING, "subflows"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

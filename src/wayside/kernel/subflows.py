@@ -166,11 +166,14 @@ class Multipath:
         cids = (self.first.cid, *(one.cid for one in self.branches.values()))
         return not any(cid in connections for cid in cids)
 
-    @property
-    def due(self) -> float | None:
-        """When something has to be done, if nothing happens."""
+    def due_after(self, now: float) -> float | None:
+        """When something has to be done, if nothing happens.
+
+        What was due before `now` is by a path that is not wanted now: another subflow has it, or
+        an end is not there any more.
+        """
         found = (branch.due for branch in self.branches.values())
-        return min((at for at in found if at is not None), default=None)
+        return min((at for at in found if at is not None and at > now), default=None)
 
     def _follow(self, connections: Mapping[Cid, Connection]) -> None:
         """A subflow whose own address is gone has moved: the path that it had is free again."""

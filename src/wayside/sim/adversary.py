@@ -27,7 +27,6 @@ from wayside.core.crypto import SigningKey
 from wayside.core.messages import Message, decode
 from wayside.core.rule import Cid
 
-from .application import FORGED
 from .clock import EPOCH_S
 from .forge import bent, forged_answer, signed_open, some_hop, spoofed
 from .gate import GateBox
@@ -35,7 +34,7 @@ from .host import HostBox
 from .link import Link
 from .network import Network, Node
 from .said import Said
-from .wire import Flag, build_tcp, build_udp, packet_of
+from .wire import FORGED, Flag, build_tcp, build_udp, packet_of
 
 SEEN_MAX = 200
 """Packets that somebody on the path remembers."""

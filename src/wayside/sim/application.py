@@ -20,7 +20,7 @@ from wayside.kernel.packets import Packet
 
 from .host import HostBox, Peer
 from .watch import Violation
-from .wire import TCP_HEADER_BYTES, Flag, build_tcp, build_udp, numbers_of
+from .wire import FORGED, TCP_HEADER_BYTES, Flag, build_tcp, build_udp, numbers_of
 
 REPEAT_FIRST_S = 0.3
 """First repetition of a segment or request; doubles, as TCP's does."""
@@ -41,8 +41,6 @@ OWN_PORTS = 1000
 """As many sockets as no application has in one run."""
 
 THINKS_S = 0.001
-FORGED = b"forged"
-"""What adversaries write into data packets, so that nobody takes it for an answer."""
 
 
 class Expect(Enum):
@@ -136,6 +134,11 @@ class Client:
     def host(self) -> Host | None:
         """The machine that signals for it, while that runs."""
         return self._box.host
+
+    @property
+    def box(self) -> HostBox:
+        """Where it runs."""
+        return self._box
 
     @property
     def is_open(self) -> bool:
@@ -232,12 +235,14 @@ class Client:
     def _packet(self, flow: Flow) -> bytes:
         if self._phase is Phase.CONNECTING:
             return build_tcp(flow, Flag.SYN, 0, 0)
-        text = f"ask {self.wanted} {self._said.number} ".encode()
-        size = min(self.wanted.size, self._payload_max)
-        payload = text.ljust(size, b".")
+        payload = self._question()
         if flow.transport is Transport.TCP:
             return build_tcp(flow, Flag.ACK | Flag.PSH, self._said.number, 1, payload)
         return build_udp(flow, payload)
+
+    def _question(self) -> bytes:
+        text = f"ask {self.wanted} {self._said.number} ".encode()
+        return text.ljust(min(self.wanted.size, self._payload_max), b".")
 
     def on_packet(self, packet: Packet) -> None:
         """An answer, or the end."""
@@ -361,12 +366,12 @@ class Server:
             return
         if not packet.payload:
             return
-        self._check_asker(packet)
+        self.check_asker(packet)
         answer = b"answer to " + packet.payload.partition(b" ")[2]
         clock = self.box.place.clock
         clock.after(THINKS_S, lambda: self._answer(flow, packet, answer))
 
-    def _check_asker(self, packet: Packet) -> None:
+    def check_asker(self, packet: Packet) -> None:
         """The address that the application sees is that of who asks."""
         host = self.box.host
         if host is None or host.virtual is None:

@@ -108,6 +108,13 @@ class GateBox(Box):
         if machine is not None:
             machine.context.box, machine.context.relays = self.rewriting, known
 
+    def take_policy(self, policy: Policy) -> None:
+        """Judge by another policy from now on, as the daemon does when it is told to reload."""
+        self.settings = replace(self.settings, policy=policy)
+        machine = gate_of(self.machine)
+        if machine is not None:
+            machine.context.policy = policy
+
     def _gate(self, door: FrontDoor, box: TokenBox) -> Gate:
         """The machine, with what the kernel still holds."""
         settings = self.settings

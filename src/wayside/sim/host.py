@@ -15,7 +15,7 @@ from functools import partial
 from wayside.core import constants as c
 from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.admission import Budget, FrontDoor
-from wayside.core.connection import HostContext, State
+from wayside.core.connection import HostContext
 from wayside.core.effects import (
     DeliverData,
     Effect,
@@ -27,45 +27,41 @@ from wayside.core.effects import (
 )
 from wayside.core.events import (
     CloseRequested,
-    DataAnswered,
     OpenRequested,
     SourcesChanged,
     StopRequested,
 )
 from wayside.core.host import Answering, Host, Offered
 from wayside.core.identity import Names, PeerIdentity
-from wayside.core.messages import Code
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.route import TokenBox
 from wayside.core.rule import Action, Cid
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.icmp import translate_error
-from wayside.kernel.packets import Packet, build_refusal
+from wayside.kernel.packets import build_refusal
 from wayside.kernel.plan import Change, KernelError
 from wayside.kernel.recovery import recover
 
 from .box import Box, Driver
+from .first_packets import FirstPackets
 from .gate import CountingQuota
+from .mptcp import Mptcp
 from .network import Interface, Network
 from .paths import PathKeeper
 from .registering import Registering, changed_sources
 from .silence import Silence
 from .sockets import Sockets
+from .subflows import SubflowKeeper
 from .watch import Watcher
 from .wire import build_udp, destination_of, icmp_of, packet_of, rewritten
 
 ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
-
-_OVER = (State.CLOSING, State.ENDED)
 
 LOOK_AFTER_S = (0.002, 0.3)
 """From a change of addresses to the agent's look at them; the daemon's share of its time."""
 
 LOOK_AGAIN_S = 5.0
 """As in runtime/moves.py."""
-
-HELD_MAX = 8
-"""Packets held for one flow while a connection is asked for, as in runtime/first_packet.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +96,7 @@ class HostSettings:
     steering: Steering = field(default_factory=Steering)
     multihomed: bool = False
     watches: bool = False
+    mptcp: bool = False
 
 
 @dataclass(slots=True)
@@ -108,14 +105,6 @@ class Durable:
 
     saved: dict[Cid, bytes] = field(default_factory=dict[Cid, bytes])
     peers: dict[bytes, Peer] = field(default_factory=dict[bytes, Peer])
-
-
-@dataclass(slots=True)
-class Waiting:
-    """An application's packets that wait for a connection."""
-
-    cid: Cid
-    packets: list[bytes] = field(default_factory=list[bytes])
 
 
 Outcome = Callable[[Effect], None]
@@ -132,12 +121,13 @@ class HostBox(Box):
         self.sockets = Sockets()
         self.durable = Durable()
         self.quota = CountingQuota(0, 0)
-        self.waiting: dict[Flow, Waiting] = {}
+        self.first_packets = FirstPackets(self)
         self.listeners: dict[Cid, Outcome] = {}
-        self._ruled: dict[Cid, None] = {}
         self._moved_at = -LOOK_AGAIN_S
         self.registering = self._registering()
         self.paths = PathKeeper(self)
+        self.mptcp = Mptcp(self)
+        self.subflows = SubflowKeeper(self)
         self.start()
 
     @property
@@ -173,25 +163,28 @@ class HostBox(Box):
         self.driver.start()
         if changes:
             self.kernel.submit(changes, _whatever)
-        self._ruled = dict.fromkeys(machine.connections)
+        self.first_packets.start(machine.connections)
         if settings.virtual:
             self._watch_silence(self.driver, machine, Silence())
         self._close_what_ended(machine)
         self._register()
         self.paths.start()
+        self.subflows.start()
         self.look_around()
 
     def kill(self) -> None:
         """Kill the agent; what it held for applications is lost."""
         super().kill()
         self.registering.stop()
-        self.waiting.clear()
+        self.subflows.stop()
+        self.first_packets.clear()
         self.listeners.clear()
 
     def power_off(self) -> None:
         """The machine goes down with all its applications."""
         self.kill()
         self.sockets.clear()
+        self.mptcp.clear()
         super().power_off()
 
     def meet(self, peer: Peer) -> None:
@@ -217,7 +210,7 @@ class HostBox(Box):
         """Connections of TCP sockets that went away while nobody looked."""
         for cid, connection in list(machine.connections.items()):
             local = connection.agreement.local
-            if local.transport is Transport.TCP and not self.sockets.has(local):
+            if local.on_the_wire.transport is Transport.TCP and not self.sockets.has(local):
                 self.close(cid, "its socket is gone")
 
     def _watch_silence(self, driver: Driver, machine: Host, silence: Silence) -> None:
@@ -239,7 +232,9 @@ class HostBox(Box):
         """Tell the machine from which address it reaches whom, where that has changed."""
         if self.host is None or self.driver is None or not self.interfaces:
             return
-        changed = changed_sources(self.host.connections.values(), self.source_for)
+        stays = self.host.context.stays
+        going = [one for one in self.host.connections.values() if not stays(one.agreement.wire)]
+        changed = changed_sources(going, self.source_for)
         if changed:
             self.driver.deliver(SourcesChanged(changed))
         self.paths.settle()
@@ -304,10 +299,12 @@ class HostBox(Box):
             if verdict.flow.source.ip.packed not in self.own:
                 return None  # its address is gone: the agent holds it back until the move is over
             self.watch.on_rewritten(self, verdict.flow, self.place.clock.now)
+            if self.settings.mptcp and self.mptcp.is_further(packet.flow):
+                self.watch.on_subflow(self, verdict.flow, self.place.clock.now)
             return self.transmit(rewritten(raw, verdict.flow))
         if self.settings.virtual and self._is_virtual(packet.flow.destination.ip):
             if not released and self.driver is not None:
-                self._first(packet)
+                self.first_packets.take(packet)
             return None
         return self.transmit(raw)
 
@@ -396,57 +393,6 @@ class HostBox(Box):
     def _is_virtual(self, ip: IP) -> bool:
         return not self.network.is_real(ip)
 
-    # --- first packets, as in runtime/agent.py ---
-
-    def _first(self, packet: Packet) -> None:
-        """An application's packet that no rule rewrites."""
-        host, driver, flow = self.host, self.driver, packet.flow
-        assert host is not None
-        assert driver is not None
-        held = self.waiting.get(flow)
-        known = held.cid if held else _cid_of(host, flow)
-        connection = host.connections.get(known) if known else None
-        if known is None or connection is None or connection.state in _OVER:
-            self.waiting.pop(flow, None)
-            self._ask_for(packet)
-        elif known in self._ruled:
-            self.send(packet.raw, released=True)
-        else:
-            self._hold(flow, known, packet.raw)
-            if connection.state is State.ANSWERING and flow.transport is Transport.UDP:
-                self.waiting.pop(flow, None)
-                driver.deliver(DataAnswered(known, packet.payload))
-
-    def _ask_for(self, packet: Packet) -> None:
-        host, flow = self.host, packet.flow
-        assert host is not None
-        assert host.virtual is not None
-        key = host.virtual.key_of(flow.destination.ip)
-        peer = self.durable.peers.get(key) if key else None
-        if peer is None or (flow.transport is Transport.TCP and not packet.is_syn):
-            self._answer(packet.raw, closed=peer is not None)
-            return
-        cid = Cid(self.entropy(16))
-        self._hold(flow, cid, packet.raw)
-        data = packet.payload if flow.transport is Transport.UDP else b""
-        if not self.ask(cid, flow, str(flow.destination.port), data, peer):
-            self.waiting.pop(flow, None)
-            self._answer(packet.raw, closed=False)
-
-    def _hold(self, flow: Flow, cid: Cid, raw: bytes) -> None:
-        held = self.waiting.setdefault(flow, Waiting(cid))
-        if len(held.packets) < HELD_MAX:
-            held.packets.append(raw)
-
-    def _answer(self, raw: bytes, closed: bool) -> None:
-        """Tell an application at once that there is no connection."""
-        answer = build_refusal(raw, closed)
-        packet = packet_of(answer) if answer else None
-        if packet is not None:
-            self.sockets.deliver(packet)
-        elif answer is not None:
-            self.sockets.error(answer)
-
     # --- what the machine wants ---
 
     def perform(self, effect: Effect) -> None:
@@ -461,39 +407,26 @@ class HostBox(Box):
                 if packet is not None:
                     self.sockets.deliver(packet)
             case ReportOpened():
-                self._ruled[effect.cid] = None
+                self.first_packets.opened(effect)
                 self.paths.opened(effect)
                 if self.place.clock.now - self._moved_at < LOOK_AGAIN_S and not effect.refreshed:
                     self.place.clock.after(0.0, self.look_around)  # asked from the old place
-                held = self.waiting.pop(effect.local, None)
-                packets = held.packets if held else []
-                for raw in packets[1:] if effect.carried else packets:
-                    self.send(raw, released=True)
+                self.first_packets.release(effect)
                 self._tell(effect.cid, effect)
             case ReportRefused():
-                self._refused(effect)
+                self.first_packets.refused(effect)
                 self._tell(effect.cid, effect)
             case ReportClosed():
-                self._ruled.pop(effect.cid, None)
+                self.first_packets.ended(effect.cid)
                 self._tell(effect.cid, effect)
             case _:
                 pass
 
-    def _tell(self, cid: Cid, effect: Effect) -> None:
+    def _tell(self, cid: Cid, effect: ReportOpened | ReportRefused | ReportClosed) -> None:
+        self.subflows.on_report(effect)
         self.registering.on_report(effect)
         if cid in self.listeners:
             self.listeners[cid](effect)
-
-    def _refused(self, effect: ReportRefused) -> None:
-        found = [flow for flow, held in self.waiting.items() if held.cid == effect.cid]
-        for flow in found:
-            for raw in self.waiting.pop(flow).packets[:1]:
-                self._answer(raw, closed=effect.code == Code.NO_SERVICE)
-
-
-def _cid_of(host: Host, flow: Flow) -> Cid | None:
-    connection = host.by_local(flow)
-    return connection.agreement.cid if connection else None
 
 
 def _whatever(error: KernelError | None) -> None:

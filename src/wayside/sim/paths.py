@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wayside.core.address import Address, Flow
+from wayside.core.address import Address, Flow, Transport
 from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
 from wayside.core.rule import Cid
@@ -49,6 +49,7 @@ class PathKeeper:
         if host.host is not None and own != host.host.context.own:
             self.paths.settle(own, host.local.now)
             self._driver.deliver(SourcesChanged({}, own))
+            host.subflows.look_soon()
 
     def opened(self, report: ReportOpened) -> None:
         """A connection is up, or up again, perhaps by another path."""
@@ -56,6 +57,8 @@ class PathKeeper:
         connection = machine.connections.get(report.cid) if machine else None
         if self._driver is None or machine is None or connection is None or not report.refreshed:
             return
+        if report.wire.transport is Transport.MPTCP:
+            return  # each subflow has a path of its own
         now = self._host.local.now
         self.paths.answered(connection, machine.connections.values(), now)
         way = self._host.network.way(self._host, report.wire.destination.ip.packed)

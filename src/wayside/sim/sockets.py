@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from wayside.core.address import Flow, Transport
+from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.packets import Packet
 
 from .wire import FiveTuple, five_tuple, mtu_told, quoted_flow, turned
@@ -52,6 +52,11 @@ class Sockets:
     def has(self, flow: Flow) -> bool:
         """Whether there is a connected socket that sends with this 5-tuple."""
         return five_tuple(flow) in self._connected
+
+    def has_port(self, source: Address) -> bool:
+        """Whether some connected TCP socket has this own address and port."""
+        mine = (Transport.TCP.protocol, int(source.ip), source.port)
+        return any(key[:3] == mine for key in self._connected)
 
     def clear(self) -> None:
         """The machine went down, and all its programs with it."""

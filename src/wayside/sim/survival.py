@@ -8,7 +8,7 @@ network and back. What an application has open at that moment must go on with th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from wayside.core.address import IP
@@ -43,7 +43,7 @@ def survive(
         open_now = [client for client in layout.wanted if _is_up(client, layout)]
         for host in chosen:
             _move(host, mishaps, chance, clock)
-        _go_on(open_now, "by a move", let_pass, clock)
+        go_on(open_now, "by a move", let_pass, clock)
 
 
 def endure(
@@ -60,7 +60,7 @@ def endure(
         link = chance.choice(ways).link
         open_now = [client for client in layout.wanted if _is_up(client, layout)]
         link.conditions.cut = True
-        _go_on(open_now, "because a link has died", let_pass, clock)
+        go_on(open_now, "because a link has died", let_pass, clock)
         mishaps.mend_link(link)
 
 
@@ -85,10 +85,11 @@ def _is_used(host: HostBox, ip: IP) -> bool:
     return any(one.agreement.wire.source.ip == ip for one in known)
 
 
-def _go_on(
-    open_now: list[Client], why: str, let_pass: Callable[[float], None], clock: Clock
+def go_on(
+    open_now: Sequence[Client], why: str, let_pass: Callable[[float], None], clock: Clock
 ) -> None:
-    began, waiting = clock.now, open_now
+    """Wait until each of these has been answered again, or is done. Raises Violation."""
+    began, waiting = clock.now, list(open_now)
     while waiting := [client for client in waiting if not client.went_on(began)]:
         broken = [client for client in waiting if client.progress.failed_at > began]
         if broken:

@@ -10,7 +10,7 @@ lifetimes, delays, hosts without an agent, a client with a second way into the n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import ip_network
 from random import Random
@@ -27,6 +27,7 @@ from .forge import forged_location
 from .gate import GateBox, GateSettings
 from .host import HostBox, HostSettings, Peer, Steering
 from .link import Conditions
+from .multipath import MultipathClient, MultipathServer
 from .nat import Depends, Nat, NatKind
 from .network import Network, Node, Router
 from .rendezvous import RendezvousBox, RendezvousSettings
@@ -43,13 +44,26 @@ NO_SERVICE_PORT = 99
 ABROAD = 100
 """The metric of a server's second way: it is taken when the first is down."""
 
+NO_SECOND_PATH = PolicyRule(
+    "no-second-path",
+    PolicyAction.REJECT,
+    transport=(Transport.MPTCP,),
+    reason="not by this path today",
+)
+"""Of some gates before second links, where MPTCP would use them."""
+
+ALLOWING = Policy(default=PolicyAction.ALLOW)
+
 SERVICES = {"443": Offered(8443), "53": Offered(5353), "22": Offered(2222)}
 LISTENS = ((Transport.TCP, 8443), (Transport.UDP, 5353), (Transport.TCP, 2222))
 
 
 @dataclass(slots=True)
 class Layout:
-    """A world that was built. `lifetime_s`: the longest of any rule or connection in it."""
+    """A world that was built. `lifetime_s`: the longest of any rule or connection in it.
+
+    `second`: the gates before hosts' second links, by the host.
+    """
 
     gates: list[GateBox]
     clients: list[HostBox]
@@ -62,6 +76,7 @@ class Layout:
     spec: Spec
     rendezvous: RendezvousBox | None = None
     relay: GateBox | None = None
+    second: dict[str, GateBox] = field(default_factory=dict[str, GateBox])
 
     @property
     def boxes(self) -> list[GateBox | HostBox]:
@@ -83,6 +98,7 @@ class Builder:
         self.gates: list[GateBox] = []
         self.found: RendezvousBox | None = None
         self.relay: GateBox | None = None
+        self.second: dict[str, GateBox] = {}
         self.asked = 0
 
     def build(self) -> Layout:
@@ -121,6 +137,7 @@ class Builder:
             spec=spec,
             rendezvous=found,
             relay=self.relay,
+            second=self.second,
         )
 
     # --- the boxes between ---
@@ -194,7 +211,7 @@ class Builder:
     def _abroad(self, core: Node) -> Node:
         """Another network, which a server may move to; sometimes with a firewall of its own."""
         abroad: Node = Router(self.network, "abroad")
-        if self.chance.random() < 0.5:
+        if self._gated():
             gate = self._gate("g3")
             self.gates.append(gate)
             self.network.connect(core, gate, self._conditions(), ("", "outside"))
@@ -202,6 +219,10 @@ class Builder:
         else:
             self.network.connect(core, abroad, self._conditions())
         return abroad
+
+    def _gated(self) -> bool:
+        """Whether there is a firewall before a second link."""
+        return self.chance.random() < 0.5 or self.spec.more.subflows
 
     def _conditions(self) -> Conditions:
         chance, loss = self.chance, self.spec.loss
@@ -229,6 +250,8 @@ class Builder:
         rules = _no_shells("no shells through here") if self.spec.rejects else ()
         if self.spec.more.redirects and name == "g1":
             rules = (PolicyRule("by-way-of-p", PolicyAction.REDIRECT, via="p"),)
+        if self.spec.more.subflows and name not in ("g1", "g2") and self.chance.random() < 0.25:
+            rules = (NO_SECOND_PATH,)
         settings = GateSettings(
             Policy(rules, default),
             lifetime_s=self._lifetime(5.0, 10.0, 30.0, 60.0),
@@ -251,6 +274,7 @@ class Builder:
             steering=self._steering(),
             multihomed=self.spec.more.paths,
             watches=self.spec.more.paths or self.spec.more.hides,
+            mptcp=self.spec.more.subflows,
         )
 
     def _steering(self) -> Steering:
@@ -264,21 +288,21 @@ class Builder:
         return HostBox(self.network, name, self.watch, settings)
 
     def _client(self, number: int, access: Node, core: Node) -> HostBox:
-        virtual = self.chance.random() < 0.8
+        virtual = self.chance.random() < 0.8 or self.spec.more.subflows
         host = self._host(f"c{number + 1}", self._settings(virtual))
         self.network.connect(host, access, self._conditions())
         if self.spec.wild and not self.spec.rejects and self.chance.random() < 0.3:
             self.network.connect(host, core, self._conditions())
         if self.spec.more.paths:
-            self.network.connect(host, self._second(core), self._conditions())
+            self.network.connect(host, self._second(core, host), self._conditions())
             host.interfaces[1].metric = ABROAD
         return host
 
-    def _second(self, core: Node) -> Node:
+    def _second(self, core: Node, host: HostBox) -> Node:
         """The other network of a client, with a firewall of its own or not."""
         edge: Node = Router(self.network, f"second{len(self.network.nodes)}")
-        if self.chance.random() < 0.5:
-            gate = self._gate(f"h{len(self.gates)}")
+        if self._gated():
+            gate = self.second[host.name] = self._gate(f"h{len(self.gates)}")
             self.gates.append(gate)
             self.network.connect(edge, gate, self._conditions(), ("", "inside"))
             self.network.connect(gate, core, self._conditions(), ("outside", ""))
@@ -302,6 +326,9 @@ class Builder:
         if abroad is not site and ("s" in self.spec.mobile or self.spec.more.paths):
             self.network.connect(abroad, host, self._conditions())
             host.interfaces[1].metric = ABROAD
+            for gate in self.gates:
+                if gate.name == "g3":
+                    self.second[host.name] = gate
         return host
 
     def _peer(self, server: HostBox) -> Peer:
@@ -319,6 +346,9 @@ class Builder:
             kinds += [(REFUSED_PORT, Transport.TCP), (NO_SERVICE_PORT, Transport.UDP)]
         elif self.chance.random() < 0.3:
             kinds = [self.chance.choice(kinds)]
+        if self.spec.more.subflows:
+            kinds = [(443, Transport.MPTCP)]
+        requests = (6, 20, 200) if self.spec.more.subflows else (2, 6, 20)
         found: list[Client] = []
         for port, transport in kinds:
             refused = port in (REFUSED_PORT, NO_SERVICE_PORT)
@@ -333,10 +363,11 @@ class Builder:
                 expect,
                 every_s=self.chance.uniform(0.5, 4.0),
                 size=self.chance.choice((80, 80, 600, 1440)),
-                requests=self.chance.choice((2, 6, 20)),
+                requests=self.chance.choice(requests),
                 own_ports=self._own_ports(),
             )
-            found.append(Client(host, self._known(host, server), wanted))
+            kind = MultipathClient if transport is Transport.MPTCP else Client
+            found.append(kind(host, self._known(host, server), wanted))
         return found
 
     def _known(self, host: HostBox, server: HostBox) -> Peer:
@@ -348,7 +379,7 @@ class Builder:
         return FIRST_PORT + OWN_PORTS * self.asked if self.spec.more.own_ports else 0
 
     def _serve(self, box: HostBox) -> Server:
-        server = Server(box)
+        server = MultipathServer(box) if self.spec.more.subflows else Server(box)
         for transport, port in LISTENS:
             box.sockets.listen(transport, port, server)
         return server

@@ -120,6 +120,9 @@ class Watcher:
     def on_rewritten(self, site: Site, flow: Flow, now: float) -> None:
         """A host sent a data packet that a rule gave this 5-tuple."""
 
+    def on_subflow(self, site: Site, flow: Flow, now: float) -> None:
+        """What a host has sent so was a packet of a further subflow of MPTCP."""
+
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
         """A gate or rendezvous sends a packet; `outwards`: by an interface on its outside."""
 
@@ -172,6 +175,11 @@ class Watch(Watcher):
         """Tell all."""
         for watcher in self._watchers:
             watcher.on_rewritten(site, flow, now)
+
+    def on_subflow(self, site: Site, flow: Flow, now: float) -> None:
+        """Tell all."""
+        for watcher in self._watchers:
+            watcher.on_subflow(site, flow, now)
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
         """Tell all."""

@@ -35,6 +35,9 @@ REMEMBERED = 4096
 
 TCP_HEADER_BYTES = 20
 
+FORGED = b"forged"
+"""What adversaries write into data packets, so that nobody takes it for an answer."""
+
 FiveTuple = tuple[int, int, int, int, int]
 """Protocol, address and port of source and destination: a flow's key in the simulator's own books.
 
@@ -143,15 +146,23 @@ def build_udp(flow: Flow, payload: bytes) -> bytes:
     return raw
 
 
-def build_tcp(flow: Flow, flags: Flag, seq: int, ack: int, payload: bytes = b"") -> bytes:
-    """A TCP segment of a flow, as an IP packet."""
-    size = TCP_HEADER_BYTES + len(payload)
-    fields = (flow.source.port, flow.destination.port, seq, ack, 5 << 4, int(flags), 65535)
-    addresses = flow.source.ip.packed + flow.destination.ip.packed
-    total = _complement(size + TCP + _words(addresses + _OF_TCP.pack(*fields, 0, 0) + payload))
-    raw = _ip_header(addresses, TCP, size) + _OF_TCP.pack(*fields, total, 0) + payload
+def build_tcp(
+    flow: Flow, flags: Flag, seq: int, ack: int, payload: bytes = b"", options: bytes = b""
+) -> bytes:
+    """A TCP segment of a flow, as an IP packet. `options`: a multiple of 4 bytes, at most 40."""
+    size, words = TCP_HEADER_BYTES + len(options) + len(payload), 5 + len(options) // 4
+    fields = (flow.source.port, flow.destination.port, seq, ack, words << 4, int(flags), 65535)
+    addresses, rest = flow.source.ip.packed + flow.destination.ip.packed, options + payload
+    total = _complement(size + TCP + _words(addresses + _OF_TCP.pack(*fields, 0, 0) + rest))
+    raw = _ip_header(addresses, TCP, size) + _OF_TCP.pack(*fields, total, 0) + rest
     _READINGS.keep(raw, Packet(raw, flow.on_the_wire, payload, int(flags)))
     return raw
+
+
+def options_of(packet: Packet) -> bytes:
+    """The options in the header of a TCP packet."""
+    at = 40 if packet.flow.family == 6 else (packet.raw[0] & 15) * 4
+    return packet.raw[at + TCP_HEADER_BYTES : at + (packet.raw[at + 12] >> 4) * 4]
 
 
 def numbers_of(packet: Packet) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from .agreement import AgreementCheck
 from .amplification import AmplificationCheck
 from .application import Client, Expect
 from .beliefs import LeftoverCheck, OutcomeRecord, RequestCheck, TupleCheck
+from .branching import SubflowCheck, branch_out
 from .chance import Chance
 from .checks import AuthenticationCheck, LifetimeCheck
 from .clock import Clock, Endless
@@ -102,6 +103,7 @@ class World:
                 ApprovalCheck(self.said),
                 PrivacyCheck(self._is_inside, self._hidden_from),
                 StopCheck(self.said),
+                SubflowCheck(self.said),
                 RequestCheck(),
                 self.outcomes,
                 LeftoverCheck(),
@@ -161,7 +163,9 @@ class World:
         self._pass_until_well(self.quiet_at)
         if self.layout.spec.mobile:
             survive(self.layout, self.mishaps, self._pass, clock)
-        if self.layout.spec.more.paths:
+        if self.layout.spec.more.subflows:
+            branch_out(self.layout, self.mishaps, self._pass, clock)
+        elif self.layout.spec.more.paths:
             prober.stop()  # what it forges counts as having come by a link that is dead
             endure(self.layout, self.mishaps, self._pass, clock)
         prober.stop()

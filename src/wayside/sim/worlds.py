@@ -17,8 +17,9 @@ class More:
     of a relay only. `servers`: the most of them. `own_ports`: no two clients have a source port in
     common. `stops`: three gates in a row, and servers that say STOP. `legacy`: servers know no
     signaling, and the gate before them answers. `apart`: which known fault of the machines keeps
-    it out of the turn. `paths`: hosts have two links, and links die without a sign. `flooded`: a
-    spoofer and a flooder all the time, and little room for bare OPENs.
+    it out of the turn, or what else does. `paths`: hosts have two links, and links die without a
+    sign; `subflows`: and applications use both, by MPTCP. `flooded`: a spoofer and a flooder all
+    the time, and little room for bare OPENs.
     """
 
     rendezvous: bool = False
@@ -32,6 +33,7 @@ class More:
     flooded: bool = False
     apart: str = ""
     paths: bool = False
+    subflows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ BACK = "one socket of a thousand worlds or so stands still after a move"
 
 AGAIN = "seed 324: who asks again from one port is refused while the hiding relay has the old one"
 STUCK = "seed 51: what is asked for while a link is dead is asked for by that link only"
+LATER = "a world more in the turn would change which world each seed means"
 
 WORLDS: dict[str, Spec] = {
     "simple": Spec("two hosts and the network between them"),
@@ -121,6 +124,12 @@ WORLDS: dict[str, Spec] = {
         near_clients=True,
         near_servers=True,
         more=More(paths=True, apart=STUCK),
+    ),
+    "multihoming-mptcp": Spec(
+        "MPTCP by two links, a firewall before each, some of which refuse, and links that die",
+        near_clients=True,
+        near_servers=True,
+        more=More(paths=True, subflows=True, apart=LATER),
     ),
     "flooded": Spec(
         "OPENs in others' names all the time, and those with tickets among them",
