@@ -335,6 +335,16 @@ def test_later_refreshes_are_folded_but_a_lost_one_is_shown() -> None:
     assert fold.text == "refreshed until 4002 ms: 4 more lines"
 
 
+def test_a_subflow_is_shown_when_it_is_made_and_when_it_is_up() -> None:
+    log = Log()
+    log.add(1, "client.lab", "subflow.made", flow=FLOW)
+    log.add(9, "client.lab", "subflow.up", flow=FLOW)
+    assert [(mark.text, mark.detail) for mark in marks(ladder.build(log.records))] == [
+        ("subflow asked of the kernel", FLOW),
+        ("subflow up", FLOW),
+    ]
+
+
 def test_the_fold_stands_with_who_refreshes() -> None:
     log = Log()
     log.carry(0, "client.lab", "server.lab", "OPEN", "a0")

@@ -157,8 +157,8 @@ def host_that_believes_hops(patch: pytest.MonkeyPatch) -> None:
     """Takes an OPEN with hops for any source that it names."""
     real: Any = host.misplaced
 
-    def trusting(event: Any, message: Any, opened: Any) -> Any:
-        return None if message.hops else real(event, message, opened)
+    def trusting(event: Any, opened: Any) -> Any:
+        return None if event.message.hops else real(event, opened)
 
     patch.setattr(host, "misplaced", trusting)
 

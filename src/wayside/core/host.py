@@ -224,7 +224,7 @@ class Host:
         self, event: MessageReceived, message: Open, opened: CheckedOpen
     ) -> Refusal | None:
         """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
-        refusal = misled(event, message, opened) or misplaced(event, message, opened)
+        refusal = misled(event, message, opened) or misplaced(event, opened)
         if self.virtual is not None and self.virtual.covers(opened.source.ip):
             refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
         return refusal

@@ -216,7 +216,7 @@ class Rendezvous:
         message = asked.message
         assert isinstance(message, Open)
         verdict = forwarding.judge(asked, opened)
-        refusal = misplaced(asked, message, opened)
+        refusal = misplaced(asked, opened)
         if verdict.action is PolicyAction.REJECT:
             reason = verdict.reason or "the policy of this rendezvous does not allow it"
             refusal = Refusal(Code.POLICY, reason, verdict.rule)

@@ -98,7 +98,7 @@ class Way:
         return self.far.with_port(c.SIGNALING_PORT)
 
 
-def misplaced(event: MessageReceived, message: Open, opened: CheckedOpen) -> Refusal | None:
+def misplaced(event: MessageReceived, opened: CheckedOpen) -> Refusal | None:
     """Why nobody may answer for these addresses; None when somebody may. Spec: R-5.1.6.
 
     Who is asked itself to pass an OPEN on (a relay) is not where that is going.
@@ -134,9 +134,9 @@ def way_of(
     if not event.transit:
         if nat is None and box.relay is None:
             return DropReason.UNEXPECTED
-        refusal = misplaced(event, message, opened)
+        refusal = misplaced(event, opened)
         return refusal or _way_from_us(event, opened, message.hops, box, table, unix_s)
-    refusal = misplaced(event, message, opened)
+    refusal = misplaced(event, opened)
     if refusal is not None:
         return refusal
     outside = nat.outside.get(near.family) if nat and event.side == "inside" else None

@@ -68,6 +68,15 @@ class Tone(Enum):
     NEUTRAL = "neutral"
 
 
+OF_A_FLOW = {
+    "packet.first": ("first packet held", Tone.DATA),
+    "packet.released": ("first packet sent on", Tone.DATA),
+    "subflow.made": ("subflow asked of the kernel", Tone.DATA),
+    "subflow.up": ("subflow up", Tone.GOOD),
+}
+"""Events that say no more than of which flow: words and tone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """A daemon; its column is its place in `Ladder.participants`."""
@@ -352,10 +361,8 @@ def _mark(record: Record, column: int, time_ms: float) -> Mark | None:
             detail = f"{record.match} ⇒ {record.to}" if record.to else record.match
         case "rule.removed":
             text, tone, detail = f"− {record.action or 'rule'}", Tone.BAD, record.match
-        case "packet.first":
-            text, tone, detail = "first packet held", Tone.DATA, record.flow
-        case "packet.released":
-            text, tone, detail = "first packet sent on", Tone.DATA, record.flow
+        case event if event in OF_A_FLOW:
+            (text, tone), detail = OF_A_FLOW[event], record.flow
         case "data.delivered":
             text, tone, detail = f"data delivered, {record.bytes} B", Tone.DATA, record.flow
         case "connection.opened":

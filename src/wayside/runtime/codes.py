@@ -30,10 +30,6 @@ CODES: dict[str, CodeText] = {
         "nftables or netlink refused an operation. The message says which one. `wayside doctor` "
         "checks what the kernel has to offer.",
     ),
-    "WS-1003": CodeText(
-        "libnftables is missing",
-        "The data plane uses libnftables.so.1. On Debian: apt-get install libnftables1.",
-    ),
     "WS-1004": CodeText(
         "no permission",
         "The daemons need CAP_NET_ADMIN and CAP_NET_RAW for their helper: start them as root, from "
