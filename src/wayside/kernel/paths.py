@@ -29,6 +29,8 @@ from wayside.core.rebinder import Rebinder
 from wayside.core.rule import Cid
 from wayside.core.way import Role
 
+from .trip import TRY_MAX_S, Trip
+
 FAST_S, SLOW_S = 0.03, 0.25
 """Between looks while something passes, and while nothing does. A look costs the helper 0.3 ms a
 connection."""
@@ -37,21 +39,8 @@ PATIENCE_S, PATIENCE_MAX_S = 0.04, 1.0
 """So long nothing may come before one asks: a kernel acknowledges within 40 ms. Each answer doubles
 it for a flow that goes one way, up to a question a second."""
 
-ANSWER_S, UNKNOWN_S = 0.05, 0.5
-"""What an answer takes where round trips are short; where nobody knows yet how long they are."""
-
-WAIT_MAX_S = 1.0
-"""However slow answers were while something else was wrong."""
-
 ASKS = 2
 """One datagram may be lost."""
-
-TRY_S, TRY_MAX_S = 0.3, 5.0
-"""An OPEN is repeated after 0.25 s. The whole round of paths then begins anew, more slowly."""
-
-TURN_S, TURN_TRIPS = 0.03, 1.5
-"""Who has the greater key waits so much longer, in round trips if those are longer, or both ends
-would move at once; each has then asked the gates about a path that neither of them has taken."""
 
 RETURN_S, RETURN_MAX_S = 30.0, 600.0
 """After so long the path that was left is tried again; twice as long each time that it is dead."""
@@ -90,44 +79,6 @@ class _Counted:
 
 
 @dataclass(slots=True)
-class _Trip:
-    """How long a round trip by a path takes (s), as far as known, smoothed as TCP does (RFC 6298).
-
-    `timed`: whose answer will tell.
-    """
-
-    timed: Cid | None = None
-    smooth_s: float | None = None
-    varies_s: float = 0.0
-
-    def took(self, trip_s: float) -> None:
-        """One took so long."""
-        self.timed = None
-        if self.smooth_s is None:
-            self.smooth_s, self.varies_s = trip_s, trip_s / 2
-        else:
-            self.varies_s += (abs(trip_s - self.smooth_s) - self.varies_s) / 4
-            self.smooth_s += (trip_s - self.smooth_s) / 8
-
-    @property
-    def wait_s(self) -> float:
-        """How long an answer may take."""
-        if self.smooth_s is None:
-            return UNKNOWN_S
-        return min(WAIT_MAX_S, max(ANSWER_S, self.smooth_s + 4 * self.varies_s))
-
-    @property
-    def turn_s(self) -> float:
-        """How much longer it waits whose turn comes second."""
-        return max(TURN_S, TURN_TRIPS * (self.smooth_s or 0.0))
-
-    @property
-    def try_s(self) -> float:
-        """How long another path has to answer, which may be longer than this one."""
-        return max(TRY_S, 2 * self.wait_s)
-
-
-@dataclass(slots=True)
 class _State:
     """What is known of a path; times are monotonic seconds.
 
@@ -143,7 +94,7 @@ class _State:
     asks: int = 0
     tries: int = 0
     answers: int = 0
-    trip: _Trip = field(default_factory=_Trip)
+    trip: Trip = field(default_factory=Trip)
     turn: int = 0
     rests_until: float = 0.0
     """What was on it has just been asked for elsewhere."""
