@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from pair import Pair
 from wayside.core.address import IP, Address, Transport
+from wayside.core.connection import State
 from wayside.core.rule import Cid
 from wayside.kernel import paths as constants
 from wayside.kernel.paths import Paths, Trial
@@ -244,3 +245,20 @@ def test_new_rules_count_from_zero_and_that_is_no_silence() -> None:
     world.look()
     world.look(1, 1)
     assert world.asked == []
+
+
+def test_what_was_closed_meanwhile_follows_nobody() -> None:
+    """R-5.4.8: all others of a dead path follow the first, but not those that are over by then."""
+    world = Watched()
+    other = Pair().open().connection("c")
+    other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
+    world.known()
+    both = [world.connection, other]
+    world.starve(1.0)
+    assert world.asked
+    before = world.connection.agreement
+    wire = replace(before.wire, source=before.wire.source, destination=Address(S2, 443))
+    world.connection.agreement = replace(before, wire=replace(wire, source=Address(C2, 40000)))
+    world.paths.answered(world.connection, both, world.now)
+    other.state = State.CLOSING
+    assert world.paths.look({}, both, world.now + constants.FAST_S) == []

@@ -201,8 +201,10 @@ class Paths:
         """See what has come and gone (packets sent, heard, so far); what is to be asked now."""
         by_path = self._by_path(connections)
         trials: list[Trial] = []
+        watched = {one.agreement.cid for found in by_path.values() for one in found}
         while self._following and len(trials) < FOLLOW_A_LOOK:
-            trials.append(self._following.popleft())
+            trial = self._following.popleft()
+            trials += [trial] if trial.cid in watched else []
         for path, found in by_path.items():
             state = self._states.setdefault(path, _State())
             known = {one.agreement.cid: one for one in found}
