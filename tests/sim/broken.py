@@ -35,6 +35,7 @@ from wayside.kernel.recovery import Recovered, recover
 from wayside.kernel.turns import Turn
 from wayside.sim import host as sim_host
 from wayside.sim.box import Driver
+from wayside.sim.silence import Silence
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -450,3 +451,15 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
 def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: what it asked for when it moved goes on from its old address."""
     patch.setattr(Initiator, "_ask_from", nothing)
+
+
+def host_that_takes_new_rules_for_silence(patch: pytest.MonkeyPatch) -> None:
+    """R-5.9.1: rules are made anew all the time, and who counts packets does not know of it."""
+    switch = Connection._switch
+
+    def anew(self: Connection, wire: Flow, then: Any = (), offered: Any = ()) -> ChangeRules:
+        changes = switch(self, wire, then, offered)
+        return replace(changes, put=self.agreement.outbound + self.agreement.inbound)
+
+    patch.setattr(Connection, "_switch", anew)
+    patch.setattr(Silence, "opened", silent)

@@ -82,10 +82,11 @@ REGRESSIONS = {
     ),
     "a-refused-rule-beside-one-to-remove": Regression(
         "simple",
-        528,
+        38,
         (
-            Fault(Kind.MOVE, 6.598, 1.041, "c1", 0.0),
-            Fault(Kind.REFUSE_RULES, 7.93, 2.881, "s2", 0.816),
+            Fault(Kind.MOVE, 4.738, 0.883, "c1", 0.0),
+            Fault(Kind.REFUSE_RULES, 5.038, 4.0, "s1", 0.8),
+            Fault(Kind.MOVE, 6.057, 1.0, "c1", 0.0),
         ),
         "A kernel that refused a new rule kept the one from before a move for ever.",
         broken.driver_that_gives_up,
@@ -220,6 +221,35 @@ REGRESSIONS = {
         27,
         (),
         "What others of the path heard counted for it, too (R-5.4.8).",
+    ),
+    "as-many-packets-as-before-the-move": Regression(
+        "multihoming",
+        51,
+        (Fault(Kind.MOVE, 4.146, 0.732, "c1", 0.0),),
+        "New rules count from zero: two packets after a move, and two a lifetime before, were taken"
+        " for silence, and the connection was closed while it was in use (R-5.9.1).",
+        broken.host_that_takes_new_rules_for_silence,
+        "survival",
+    ),
+    "as-many-packets-as-before-the-path-was-left": Regression(
+        "multihoming",
+        99,
+        (
+            Fault(Kind.POSE, 6.697, 2.61, "flooder", 1.538),
+            Fault(Kind.DELAY, 13.299, 7.25, "c2-access", 0.686),
+            Fault(Kind.PARTITION, 14.845, 0.271, "abroad-s1", 0.0),
+        ),
+        "The same, at both ends at once.",
+        broken.host_that_takes_new_rules_for_silence,
+        "survival",
+    ),
+    "as-many-packets-as-before-a-hidden-move": Regression(
+        "hidden-mobile-server",
+        324,
+        (Fault(Kind.LOSS, 5.056, 2.716, "c1-access", 0.17),),
+        "The same. Who then asked for it again was refused by the relay, which had it still.",
+        broken.host_that_takes_new_rules_for_silence,
+        "survival",
     ),
     "an-edited-return": Regression(
         "firewall-redirect",

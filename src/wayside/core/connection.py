@@ -402,12 +402,13 @@ class Connection:
         before, leaving = self.agreement, self.old
         local = wire if before.local == before.wire else before.local
         self.agreement = replace(before, wire=wire, local=local)
-        put = self.agreement.outbound + self.agreement.inbound
-        kept = {rule.match for rule in put}
+        there = self.agreement.outbound + self.agreement.inbound
+        kept = {rule.match for rule in there}
         others = dict.fromkeys((*before.inbound, *offered))
         self.old = tuple(rule for rule in others if rule.match not in kept)
         kept |= {rule.match for rule in self.old}
         gone = tuple(rule for rule in leaving + before.outbound if rule.match not in kept)
+        put = there if wire != before.wire else ()  # made anew, they would count from zero
         return ChangeRules(before.cid, put, gone, then)
 
     def _learn(self, alternatives: tuple[Address, ...]) -> None:

@@ -59,8 +59,8 @@ class Spec:
 BACK = "one socket of a thousand worlds or so stands still after a move"
 
 
-AGAIN = "seed 324: who asks again from one port is refused while the hiding relay has the old one"
-STUCK = "seed 51: what is asked for while a link is dead is asked for by that link only"
+HIDDEN = "seed 39: a TCP socket breaks by a move"
+STUCK = "seeds 303 and 364: a socket breaks when a link dies"
 
 WORLDS: dict[str, Spec] = {
     "simple": Spec("two hosts and the network between them"),
@@ -104,7 +104,7 @@ WORLDS: dict[str, Spec] = {
     "hidden-mobile-server": Spec(
         "servers that move behind a rendezvous that hides them",
         mobile="s",
-        more=More(rendezvous=True, hides=True, own_ports=True, apart=AGAIN),
+        more=More(rendezvous=True, hides=True, own_ports=True, apart=HIDDEN),
     ),
     "offpath-firewall": Spec(
         "servers whose home decides who may come, or lets all come through it",
