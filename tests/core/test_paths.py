@@ -109,6 +109,30 @@ def test_a_path_that_does_not_answer_changes_nothing(end: str) -> None:
     assert wires(pair) == before
 
 
+@pytest.mark.parametrize("gates", [0, 1])
+@pytest.mark.parametrize("end", ["c", "s"])
+def test_an_answer_about_the_path_that_was_left_takes_nobody_back(end: str, gates: int) -> None:
+    """R-5.4.6: it comes after the end has given up waiting for it, and has agreed to another."""
+    pair = with_paths(gates)
+    wire = pair.connection(end).agreement.wire
+    pair.hold.add(Accept)
+    try_path(pair, end, wire.source, wire.destination)
+    pair.run(6)
+    late, pair.held = pair.held, []
+    pair.hold.clear()
+    try_path(pair, OTHER[end], second(pair, OTHER[end]), second(pair, end))
+    pair.run(0.5)
+    taken = wires(pair)
+    assert taken[0] == taken[1].reversed()
+    assert wire not in taken
+    pair.held = late
+    pair.release()
+    pair.run(0.5)
+    assert wires(pair) == taken
+    pair.run(300)
+    assert pair.is_up
+
+
 def test_asking_by_the_same_path_shows_that_it_works() -> None:
     """R-5.4.8: a refresh, whoever asks; it is reported when it is answered."""
     for end in "cs":

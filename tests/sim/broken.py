@@ -25,6 +25,7 @@ from wayside.core.forwarding import Forwarding
 from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
 from wayside.core.messages import Code, Open, OpenTerms
+from wayside.core.mover import Mover
 from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import PolicyAction, Verdict
 from wayside.core.rule import Action, Rule
@@ -463,3 +464,14 @@ def host_that_takes_new_rules_for_silence(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Connection, "_switch", anew)
     patch.setattr(Silence, "opened", silent)
+
+
+def end_that_believes_what_it_gave_up(patch: pytest.MonkeyPatch) -> None:
+    """R-5.4.6: an answer that comes too late takes it back to the path that both have left."""
+    settle = Mover.settle
+
+    def settled(self: Mover, now: float) -> list[Effect]:
+        given_up = self.attempt is None or self.attempt.message is None
+        return [] if given_up else settle(self, now)
+
+    patch.setattr(Mover, "settle", settled)

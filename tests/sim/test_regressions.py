@@ -251,6 +251,14 @@ REGRESSIONS = {
         broken.host_that_takes_new_rules_for_silence,
         "survival",
     ),
+    "a-late-answer-about-the-path-that-was-left": Regression(
+        "multihoming",
+        15,
+        (Fault(Kind.DELAY, 0.797, 3.915, "core-g2", 0.409),),
+        "Who had given up waiting for an answer went back to where it would have been (R-5.4.6).",
+        broken.end_that_believes_what_it_gave_up,
+        "tuples",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

@@ -74,7 +74,7 @@ class Mover(Asker):
     def settle(self, now: float) -> list[Effect]:
         """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
         attempt, wire = self.attempt, self.agreement.wire
-        if attempt is None or attempt.message is None or attempt.wire == wire:
+        if attempt is None or attempt.confirm is not None or attempt.wire == wire:
             return []
         if self._moves(attempt):
             return self._move(replace(wire, source=attempt.wire.source), now)
