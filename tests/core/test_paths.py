@@ -17,7 +17,7 @@ from wayside.core.crypto import SigningKey
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, SourcesChanged
-from wayside.core.messages import Accept, AcceptTerms, Code, Hop, Open, OpenTerms
+from wayside.core.messages import Accept, AcceptTerms, Code, Confirm, Hop, Open, OpenTerms
 from wayside.core.opening import Refusal, refuse
 from wayside.core.way import Role
 
@@ -131,6 +131,23 @@ def test_an_answer_about_the_path_that_was_left_takes_nobody_back(end: str, gate
     assert wires(pair) == taken
     pair.run(300)
     assert pair.is_up
+
+
+@pytest.mark.parametrize("gates", [0, 1])
+@pytest.mark.parametrize("end", ["c", "s"])
+def test_who_has_only_asked_whether_its_path_works_has_not_moved(end: str, gates: int) -> None:
+    """R-5.4.6: what the other end asks by another path, under the key of before, is not late."""
+    pair = with_paths(gates)
+    wire = pair.connection(end).agreement.wire
+    pair.lose[Confirm] = 1 << 20
+    try_path(pair, end, wire.source, wire.destination)
+    pair.run(0.1)
+    pair.lose.clear()
+    try_path(pair, OTHER[end], second(pair, OTHER[end]), second(pair, end))
+    pair.run(0.5)
+    taken = wires(pair)
+    assert taken[0] == taken[1].reversed()
+    assert {taken[0].source.ip, taken[0].destination.ip} == {second(pair, n).ip for n in "cs"}
 
 
 def test_asking_by_the_same_path_shows_that_it_works() -> None:

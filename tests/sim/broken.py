@@ -15,8 +15,10 @@ import pytest
 
 from wayside.core import host
 from wayside.core.address import Flow, Transport
+from wayside.core.answerer import Answerer
 from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
+from wayside.core.crypto import holds
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
 from wayside.core.events import OpenRequested
@@ -26,6 +28,7 @@ from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
 from wayside.core.messages import Code, Open, OpenTerms
 from wayside.core.mover import Mover
+from wayside.core.opening import CheckedOpen
 from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import PolicyAction, Verdict
 from wayside.core.rule import Action, Rule
@@ -475,3 +478,15 @@ def end_that_believes_what_it_gave_up(patch: pytest.MonkeyPatch) -> None:
         return [] if given_up else settle(self, now)
 
     patch.setattr(Mover, "settle", settled)
+
+
+def end_that_takes_a_question_for_a_move(patch: pytest.MonkeyPatch) -> None:
+    """R-5.4.6: who asked whether its path works stays on it, whatever the other end asks since."""
+
+    def late(self: Answerer, opened: CheckedOpen, message: Open) -> bool:
+        key = self.keys.by_seq.get(self.keys.seq)
+        if key is None or self.keys.seq % 2 != self.PARITY:
+            return False
+        return not holds(key, message.mac, opened.header.signing, message.signed)
+
+    patch.setattr(Answerer, "_is_late", late)

@@ -259,6 +259,15 @@ REGRESSIONS = {
         broken.end_that_believes_what_it_gave_up,
         "tuples",
     ),
+    "who-only-asks-has-not-moved": Regression(
+        "multihoming",
+        256,
+        (),
+        "An end that had asked whether its path works stayed on it while the other end, which did"
+        " not know of that, took both to another (R-5.4.6).",
+        broken.end_that_takes_a_question_for_a_move,
+        "tuples",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

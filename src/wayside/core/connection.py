@@ -153,11 +153,13 @@ class Keys:
 
     `offered`: the seq and key of an ACCEPT from before a restart, which the other end may have;
     `agreed`: the newest OPEN that we agreed to, and whose CONFIRM we have; None after a restart.
+    `moved`: the seq of our own newest agreed OPEN that was sent from another address; -1: none.
     """
 
     by_seq: dict[int, bytes] = field(default_factory=dict[int, bytes])
     offered: tuple[int, bytes] | None = None
     agreed: Offer | None = None
+    moved: int = -1
 
     def add(self, seq: int, key: bytes) -> None:
         """Agree on a key for this and later messages."""

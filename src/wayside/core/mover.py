@@ -60,7 +60,7 @@ class Mover(Asker):
         if here == about.wire.source:
             return []
         if offer is not None and self.state in (State.ANSWERING, State.OFFERED):
-            offer.here, before = here, (*self.old, *about.inbound)
+            offer.after, before = replace(offer.after, source=here), (*self.old, *about.inbound)
             self.agreement, pending = replace(about, wire=offer.after), offer.pending(about)
             self.old = tuple(rule for rule in pending if rule not in self.agreement.inbound)
             gone = tuple(rule for rule in before if rule not in pending)
