@@ -247,18 +247,37 @@ def test_new_rules_count_from_zero_and_that_is_no_silence() -> None:
     assert world.asked == []
 
 
-def test_what_was_closed_meanwhile_follows_nobody() -> None:
-    """R-5.4.8: all others of a dead path follow the first, but not those that are over by then."""
+def leave(state: State, towards: Address | None = None) -> tuple[Cid, list[Trial]]:
+    """A path is left for another; what another connection in this state is asked for by then."""
     world = Watched()
     other = Pair().open().connection("c")
     other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
+    other.state, other.towards = state, towards or other.towards
     world.known()
     both = [world.connection, other]
     world.starve(1.0)
     assert world.asked
     before = world.connection.agreement
-    wire = replace(before.wire, source=before.wire.source, destination=Address(S2, 443))
-    world.connection.agreement = replace(before, wire=replace(wire, source=Address(C2, 40000)))
+    wire = replace(before.wire, source=Address(C2, 40000), destination=Address(S2, 443))
+    world.connection.agreement = replace(before, wire=wire)
     world.paths.answered(world.connection, both, world.now)
-    other.state = State.CLOSING
-    assert world.paths.look({}, both, world.now + constants.FAST_S) == []
+    trials = world.paths.look({}, both, world.now + constants.FAST_S)
+    assert all((one.source.ip, one.destination.ip) == (C2, S2) for one in trials)
+    return other.agreement.cid, trials
+
+
+def test_all_others_of_a_path_follow_and_who_opens_by_it_too() -> None:
+    """R-5.4.8: it would wait in vain for an answer."""
+    for state in (State.CONNECTED, State.OPENING):
+        cid, trials = leave(state)
+        assert [one.cid for one in trials] == [cid]
+
+
+def test_who_asks_a_relay_follows_nobody() -> None:
+    """R-5.4.8: the path is the relay's."""
+    assert leave(State.OPENING, Address(ip_address("10.9.0.9"), 4747))[1] == []
+
+
+def test_what_is_over_follows_nobody() -> None:
+    """R-5.4.8."""
+    assert leave(State.CLOSING)[1] == []

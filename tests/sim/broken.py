@@ -34,6 +34,7 @@ from wayside.core.policy import PolicyAction, Verdict
 from wayside.core.rule import Action, Rule
 from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Role
+from wayside.kernel import paths
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.recovery import Recovered, recover
 from wayside.kernel.turns import Turn
@@ -454,7 +455,7 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
 
 def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: what it asked for when it moved goes on from its old address."""
-    patch.setattr(Initiator, "_ask_from", nothing)
+    patch.setattr(Initiator, "_ask_by", nothing)
 
 
 def host_that_takes_new_rules_for_silence(patch: pytest.MonkeyPatch) -> None:
@@ -490,3 +491,8 @@ def end_that_takes_a_question_for_a_move(patch: pytest.MonkeyPatch) -> None:
         return not holds(key, message.mac, opened.header.signing, message.signed)
 
     patch.setattr(Answerer, "_is_late", late)
+
+
+def host_that_leaves_who_opens_behind(patch: pytest.MonkeyPatch) -> None:
+    """R-5.4.8: what is asked for by a dead path is asked for by that until it is given up."""
+    patch.setattr(paths, "can_follow", paths.is_watched)

@@ -268,6 +268,14 @@ REGRESSIONS = {
         broken.end_that_takes_a_question_for_a_move,
         "tuples",
     ),
+    "asked-for-while-a-link-dies": Regression(
+        "multihoming",
+        364,
+        (),
+        "What was being asked for did not follow the others of its path to another (R-5.4.8).",
+        broken.host_that_leaves_who_opens_behind,
+        "survival",
+    ),
     "an-edited-return": Regression(
         "firewall-redirect",
         10976,

@@ -49,6 +49,9 @@ LOOKED_AT_A_PATH, LOOKED_AT = 2, 32
 FOLLOW_A_LOOK = 32
 """Connections that follow to another path in one look: each takes an OPEN, 0.2 ms."""
 
+WATCHED = (Transport.TCP, Transport.UDP)
+"""MPTCP has timers and subflows of its own."""
+
 QUIET_S, BUSY_S = 1.0, 2.0
 """While somebody moves nothing is asked about paths: a move sees to itself."""
 
@@ -201,10 +204,10 @@ class Paths:
         """See what has come and gone (packets sent, heard, so far); what is to be asked now."""
         by_path = self._by_path(connections)
         trials: list[Trial] = []
-        watched = {one.agreement.cid for found in by_path.values() for one in found}
+        going = {one.agreement.cid for one in connections if can_follow(one)}
         while self._following and len(trials) < FOLLOW_A_LOOK:
             trial = self._following.popleft()
-            trials += [trial] if trial.cid in watched else []
+            trials += [trial] if trial.cid in going else []
         for path, found in by_path.items():
             state = self._states.setdefault(path, _State())
             known = {one.agreement.cid: one for one in found}
@@ -242,12 +245,12 @@ class Paths:
             self._follow(connections, connection, path)
 
     def _follow(self, connections: Iterable[Connection], to: Connection, dead: Path) -> None:
-        """All others of a path take the one that this connection has now."""
+        """All others of a path take the one that this connection has now; who opens, too."""
         wire = to.agreement.wire
         there = self._there(to, wire.destination.ip)
         for one in connections:
             same = one.agreement.peer.key == to.agreement.peer.key
-            if same and is_watched(one) and _path_of(one) == dead:
+            if same and can_follow(one) and _path_of(one) == dead:
                 self._following.append(Trial(one.agreement.cid, wire.source, there))
 
     def _port_of(self, connection: Connection) -> int:
@@ -426,15 +429,23 @@ class Paths:
 
 
 def is_watched(connection: Connection) -> bool:
-    """Whether silence can move it. MPTCP has timers and subflows of its own."""
+    """Whether silence can move it."""
     about = connection.agreement
     return (
         connection.state is State.CONNECTED
-        and about.wire.transport in (Transport.TCP, Transport.UDP)
+        and about.wire.transport in WATCHED
         and bool(about.outbound)
         and isinstance(connection, Rebinder)
         and not connection.hider
     )
+
+
+def can_follow(connection: Connection) -> bool:
+    """Whether another one's path will do for it. A relay that was asked knows of no other."""
+    opens = connection.state is State.OPENING and isinstance(connection, Rebinder)
+    watched = connection.course.transport in WATCHED
+    direct = connection.towards.ip == connection.course.destination.ip
+    return is_watched(connection) or (opens and watched and direct)
 
 
 def _is_hidden(connection: Connection) -> bool:
@@ -448,6 +459,6 @@ def _first(own: Sequence[Address], family: int) -> IP | None:
 
 
 def _path_of(connection: Connection) -> Path:
-    about = connection.agreement
-    key = about.peer.key if _is_hidden(connection) else b""
-    return Path(about.wire.source.ip, about.wire.destination.ip, key)
+    wire = connection.course
+    key = connection.agreement.peer.key if _is_hidden(connection) else b""
+    return Path(wire.source.ip, wire.destination.ip, key)

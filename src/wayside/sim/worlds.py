@@ -60,7 +60,7 @@ BACK = "one socket of a thousand worlds or so stands still after a move"
 
 
 HIDDEN = "seed 39: a TCP socket breaks by a move"
-STUCK = "seeds 303 and 364: a socket breaks when a link dies"
+STUCK = "seed 303: a TCP socket breaks when a link dies"
 
 WORLDS: dict[str, Spec] = {
     "simple": Spec("two hosts and the network between them"),
