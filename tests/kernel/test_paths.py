@@ -278,6 +278,26 @@ def test_who_asks_a_relay_follows_nobody() -> None:
     assert leave(State.OPENING, Address(ip_address("10.9.0.9"), 4747))[1] == []
 
 
+def test_a_connection_that_nobody_answers_for_makes_way_for_the_next_of_its_path() -> None:
+    """R-5.4.8: the other end may have closed it, and could not say so."""
+    world = Watched(theirs=())
+    other = Pair().open().connection("c")
+    other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
+    world.known()
+    both = [world.connection, other]
+    asked: list[tuple[Cid, IP]] = []
+    for _ in range(200):
+        world.now += constants.FAST_S
+        world.sent += 1
+        counted = {one.agreement.cid: (world.sent, world.heard) for one in world.paths.due(both)}
+        trials = world.paths.look(counted, both, world.now)
+        asked += [(one.cid, one.source.ip) for one in trials]
+    first, second = (one.agreement.cid for one in both)
+    by_path, by_other = (first, C1), (first, C2)
+    assert asked[:6] == [by_path, by_path, by_other, by_path, (second, C2), (second, C1)]
+    assert asked[6:7] == [by_other]
+
+
 def test_what_is_over_follows_nobody() -> None:
     """R-5.4.8."""
     assert leave(State.CLOSING)[1] == []

@@ -15,10 +15,8 @@ import pytest
 
 from wayside.core import host
 from wayside.core.address import Flow, Transport
-from wayside.core.answerer import Answerer
 from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
-from wayside.core.crypto import holds
 from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
 from wayside.core.events import OpenRequested
@@ -27,20 +25,16 @@ from wayside.core.forwarding import Forwarding
 from wayside.core.gate import Gate
 from wayside.core.host import Host, Offered
 from wayside.core.messages import Code, Open, OpenTerms
-from wayside.core.mover import Mover
-from wayside.core.opening import CheckedOpen
 from wayside.core.passage import Crossing, Passage, Seqs, Stage
 from wayside.core.policy import PolicyAction, Verdict
 from wayside.core.rule import Action, Rule
 from wayside.core.virtual import VirtualAddresses
 from wayside.core.way import Role
-from wayside.kernel import paths
 from wayside.kernel.memory import MemoryDataPlane
 from wayside.kernel.recovery import Recovered, recover
 from wayside.kernel.turns import Turn
 from wayside.sim import host as sim_host
 from wayside.sim.box import Driver
-from wayside.sim.silence import Silence
 from wayside.sim.topology import NO_SERVICE_PORT, SERVICES
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -451,48 +445,3 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
         return switch(self, wire, then)
 
     patch.setattr(Connection, "_switch", without)
-
-
-def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.6: what it asked for when it moved goes on from its old address."""
-    patch.setattr(Initiator, "_ask_by", nothing)
-
-
-def host_that_takes_new_rules_for_silence(patch: pytest.MonkeyPatch) -> None:
-    """R-5.9.1: rules are made anew all the time, and who counts packets does not know of it."""
-    switch = Connection._switch
-
-    def anew(self: Connection, wire: Flow, then: Any = (), offered: Any = ()) -> ChangeRules:
-        changes = switch(self, wire, then, offered)
-        return replace(changes, put=self.agreement.outbound + self.agreement.inbound)
-
-    patch.setattr(Connection, "_switch", anew)
-    patch.setattr(Silence, "opened", silent)
-
-
-def end_that_believes_what_it_gave_up(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.6: an answer that comes too late takes it back to the path that both have left."""
-    settle = Mover.settle
-
-    def settled(self: Mover, now: float) -> list[Effect]:
-        given_up = self.attempt is None or self.attempt.message is None
-        return [] if given_up else settle(self, now)
-
-    patch.setattr(Mover, "settle", settled)
-
-
-def end_that_takes_a_question_for_a_move(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.6: who asked whether its path works stays on it, whatever the other end asks since."""
-
-    def late(self: Answerer, opened: CheckedOpen, message: Open) -> bool:
-        key = self.keys.by_seq.get(self.keys.seq)
-        if key is None or self.keys.seq % 2 != self.PARITY:
-            return False
-        return not holds(key, message.mac, opened.header.signing, message.signed)
-
-    patch.setattr(Answerer, "_is_late", late)
-
-
-def host_that_leaves_who_opens_behind(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.8: what is asked for by a dead path is asked for by that until it is given up."""
-    patch.setattr(paths, "can_follow", paths.is_watched)

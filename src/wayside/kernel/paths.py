@@ -364,10 +364,21 @@ class Paths:
         ):
             return None
         state.asked_at, state.tries = now, state.tries + 1
-        if place == len(others):  # perhaps it is back
+        if rounds and place == 0:
+            connection = self._next(state, connection, known)
+            others = self._others(connection)
+        if place >= len(others):  # perhaps it is back
             return self._trial(connection, path.own, self._there(connection, path.theirs))
         own, there = others[place]
         return self._trial(connection, own, there)
+
+    def _next(
+        self, state: _State, before: Connection, known: Mapping[Cid, Connection]
+    ) -> Connection:
+        """The other end may have closed the one that was asked for, and could not say so."""
+        cids = list(known)
+        asked = state.asked = cids[(cids.index(before.agreement.cid) + 1) % len(cids)]
+        return known[asked]
 
     def _ask(self, path: Path, state: _State, connection: Connection, now: float) -> Trial:
         """By the path that it has."""
