@@ -60,7 +60,7 @@ BACK = "seeds 48, 288, 325: a socket stands still after a move"
 
 
 HIDDEN = "seed 39: a TCP socket breaks by a move"
-STUCK = "until a long run has shown that it is well: what is known of it is mended"
+STUCK = "until a long run has shown that it is well; 329 with a MOVE and a LIE is not"
 
 WORLDS: dict[str, Spec] = {
     "simple": Spec("two hosts and the network between them"),
