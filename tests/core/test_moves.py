@@ -11,7 +11,7 @@ import pytest
 
 from pair import Pair, Sent, make_host, message_of, reasons, snapshot
 from wayside.core.address import IP, Address, Flow, Transport
-from wayside.core.effects import Dropped
+from wayside.core.effects import ChangeRules, Dropped
 from wayside.core.ends import Initiator, Responder
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, SourcesChanged
@@ -152,6 +152,20 @@ def test_a_move_while_a_refresh_is_under_way_counts(
     assert pair.connection(first).agreement.wire.source.ip == pair.own[first][0].ip
     pair.run(300)
     assert pair.is_up
+    agree(pair)
+
+
+@pytest.mark.parametrize("mover", ["c", "s"])
+def test_rules_that_stay_are_not_made_anew(mover: str) -> None:
+    """R-6.2: the refresh after a move takes the old ways away; the others go on counting."""
+    pair = Pair().open()
+    move(pair, mover)
+    pair.run(1)
+    before = len(pair.effects)
+    pair.run(45)
+    changes = [one for _, one in pair.effects[before:] if isinstance(one, ChangeRules)]
+    assert [bool(one.remove) for one in changes] == [True, True]
+    assert [one.put for one in changes] == [(), ()]
     agree(pair)
 
 

@@ -17,7 +17,7 @@ from wayside.core.crypto import SigningKey
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, SourcesChanged
-from wayside.core.messages import Accept, AcceptTerms, Code, Hop, Open, OpenTerms
+from wayside.core.messages import Accept, AcceptTerms, Code, Confirm, Hop, Message, Open, OpenTerms
 from wayside.core.opening import Refusal, refuse
 from wayside.core.way import Role
 
@@ -107,6 +107,76 @@ def test_a_path_that_does_not_answer_changes_nothing(end: str) -> None:
     pair.run(300)
     assert pair.is_up
     assert wires(pair) == before
+
+
+@pytest.mark.parametrize("gates", [0, 1])
+@pytest.mark.parametrize("end", ["c", "s"])
+def test_an_answer_about_the_path_that_was_left_takes_nobody_back(end: str, gates: int) -> None:
+    """R-5.4.6: it comes after the end has given up waiting for it, and has agreed to another."""
+    pair = with_paths(gates)
+    wire = pair.connection(end).agreement.wire
+    pair.hold.add(Accept)
+    try_path(pair, end, wire.source, wire.destination)
+    pair.run(6)
+    late, pair.held = pair.held, []
+    pair.hold.clear()
+    try_path(pair, OTHER[end], second(pair, OTHER[end]), second(pair, end))
+    pair.run(0.5)
+    taken = wires(pair)
+    assert taken[0] == taken[1].reversed()
+    assert wire not in taken
+    pair.held = late
+    pair.release()
+    pair.run(0.5)
+    assert wires(pair) == taken
+    pair.run(300)
+    assert pair.is_up
+
+
+@pytest.mark.parametrize("gates", [0, 1])
+@pytest.mark.parametrize("end", ["c", "s"])
+def test_who_has_only_asked_whether_its_path_works_has_not_moved(end: str, gates: int) -> None:
+    """R-5.4.6: what the other end asks by another path, under the key of before, is not late."""
+    pair = with_paths(gates)
+    wire = pair.connection(end).agreement.wire
+    pair.lose[Confirm] = 1 << 20
+    try_path(pair, end, wire.source, wire.destination)
+    pair.run(0.1)
+    pair.lose.clear()
+    try_path(pair, OTHER[end], second(pair, OTHER[end]), second(pair, end))
+    pair.run(0.5)
+    taken = wires(pair)
+    assert taken[0] == taken[1].reversed()
+    assert {taken[0].source.ip, taken[0].destination.ip} == {second(pair, n).ip for n in "cs"}
+
+
+@pytest.mark.parametrize("gates", [0, 1])
+@pytest.mark.parametrize("lost", [Open, Accept, Confirm])
+@pytest.mark.parametrize("which", ["ours", "theirs", "both"])
+def test_what_is_being_asked_for_can_be_asked_for_by_another_path(
+    which: str, lost: type[Message], gates: int
+) -> None:
+    """R-5.4.7: as anew, with the next seq; from then on only an answer by that path counts."""
+    pair = Pair(gates)
+    for node in "cs":
+        pair.own[node] = (*pair.own[node], second(pair, node))
+    pair.lose[lost] = 1
+    pair.tell("c", pair.request())
+    pair.run(0.1)
+    source = pair.own["c"][0] if which == "theirs" else second(pair, "c")
+    destination = pair.own["s"][0] if which == "ours" else second(pair, "s")
+    try_path(pair, "c", source, destination)
+    opened = pair.wire[-1]
+    assert (opened.kind, opened.source.ip, opened.destination) == (Open, source.ip, destination)
+    pair.run(3)
+    assert pair.is_up
+    ours = pair.connection("c").agreement.wire
+    assert (ours.source.ip, ours.destination.ip) == (source.ip, destination.ip)
+    assert wires(pair)[1] == ours.reversed()
+    pair.run(300)
+    assert pair.is_up
+    pair.close("s")
+    assert all(pair.kernel[node] == {} for node in pair.order)
 
 
 def test_asking_by_the_same_path_shows_that_it_works() -> None:

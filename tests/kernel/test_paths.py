@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from pair import Pair
 from wayside.core.address import IP, Address, Transport
+from wayside.core.connection import State
 from wayside.core.rule import Cid
 from wayside.kernel import paths as constants
 from wayside.kernel.paths import Paths, Trial
@@ -279,3 +280,59 @@ def test_new_rules_count_from_zero_and_that_is_no_silence() -> None:
     world.look()
     world.look(1, 1)
     assert world.asked == []
+
+
+def leave(state: State, towards: Address | None = None) -> tuple[Cid, list[Trial]]:
+    """A path is left for another; what another connection in this state is asked for by then."""
+    world = Watched()
+    other = Pair().open().connection("c")
+    other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
+    other.state, other.towards = state, towards or other.towards
+    world.known()
+    both = [world.connection, other]
+    world.starve(1.0)
+    assert world.asked
+    before = world.connection.agreement
+    wire = replace(before.wire, source=Address(C2, 40000), destination=Address(S2, 443))
+    world.connection.agreement = replace(before, wire=wire)
+    world.paths.answered(world.connection, both, world.now)
+    trials = world.paths.look({}, both, world.now + constants.FAST_S)
+    assert all((one.source.ip, one.destination.ip) == (C2, S2) for one in trials)
+    return other.agreement.cid, trials
+
+
+def test_all_others_of_a_path_follow_and_who_opens_by_it_too() -> None:
+    """R-5.4.8: it would wait in vain for an answer."""
+    for state in (State.CONNECTED, State.OPENING):
+        cid, trials = leave(state)
+        assert [one.cid for one in trials] == [cid]
+
+
+def test_who_asks_a_relay_follows_nobody() -> None:
+    """R-5.4.8: the path is the relay's."""
+    assert leave(State.OPENING, Address(ip_address("10.9.0.9"), 4747))[1] == []
+
+
+def test_a_connection_that_nobody_answers_for_makes_way_for_the_next_of_its_path() -> None:
+    """R-5.4.8: the other end may have closed it, and could not say so."""
+    world = Watched(theirs=())
+    other = Pair().open().connection("c")
+    other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
+    world.known()
+    both = [world.connection, other]
+    asked: list[tuple[Cid, IP]] = []
+    for _ in range(200):
+        world.now += constants.FAST_S
+        world.sent += 1
+        counted = {one.agreement.cid: (world.sent, world.heard) for one in world.paths.due(both)}
+        trials = world.paths.look(counted, both, world.now)
+        asked += [(one.cid, one.source.ip) for one in trials]
+    first, second = (one.agreement.cid for one in both)
+    by_path, by_other = (first, C1), (first, C2)
+    assert asked[:6] == [by_path, by_path, by_other, by_path, (second, C2), (second, C1)]
+    assert asked[6:7] == [by_other]
+
+
+def test_what_is_over_follows_nobody() -> None:
+    """R-5.4.8."""
+    assert leave(State.CLOSING)[1] == []

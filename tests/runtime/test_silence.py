@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.connection import Agreement, HostContext, State
 from wayside.core.crypto import SigningKey
+from wayside.core.effects import ReportOpened
 from wayside.core.ends import Initiator
 from wayside.core.identity import PeerIdentity
 from wayside.core.rule import Action, Cid, Rule
@@ -39,6 +42,16 @@ class Watched:
         flow = about.wire.reversed() if back else about.local
         assert self.plane.verdict(flow).action is Action.REWRITE
 
+    def move(self, number: int, ip: str) -> None:
+        """Its packets leave from another address, by other rules."""
+        one = self.connections[number]
+        wire = replace(one.agreement.wire, source=address(ip, 40000 + number))
+        one.agreement = replace(one.agreement, wire=wire)
+        about = one.agreement
+        self.plane.apply([Put(rule) for rule in about.outbound + about.inbound])
+        report = ReportOpened(about.cid, "", about.service, wire, about.local, LIFETIME_S)
+        self.silence.opened(replace(report, refreshed=True))
+
 
 def connected(number: int, transport: Transport) -> Initiator:
     local = Flow(transport, address("198.18.0.1", 40000 + number), address("198.18.0.2", 443))
@@ -73,6 +86,23 @@ def test_a_packet_of_either_direction_keeps_a_connection() -> None:
             watched.look()
             watched.now += LIFETIME_S
         assert watched.closed == []
+
+
+def test_after_a_move_the_counters_of_before_say_nothing() -> None:
+    """R-5.9.1: new rules count from zero, and may stand where the old ones did a lifetime ago."""
+    watched = Watched(Transport.UDP)
+    watched.packet(0)
+    watched.look()
+    watched.now += LIFETIME_S - 1
+    for ip in ("10.3.0.2", "10.1.0.2"):  # and back
+        watched.move(0, ip)
+    watched.packet(0)
+    watched.now += 1
+    watched.look()
+    assert watched.closed == []
+    watched.now += LIFETIME_S
+    watched.look()
+    assert watched.closed == [watched.connections[0].agreement.cid]
 
 
 def test_only_connections_that_could_be_over_are_looked_up() -> None:

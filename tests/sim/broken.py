@@ -445,8 +445,3 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
         return switch(self, wire, then)
 
     patch.setattr(Connection, "_switch", without)
-
-
-def mover_that_asks_from_where_it_was(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.6: what it asked for when it moved goes on from its old address."""
-    patch.setattr(Initiator, "_ask_from", nothing)

@@ -73,8 +73,8 @@ class Offer:
     key: bytes
     wire: Flow
     """Our packets to who asks, from where it was sent to."""
-    here: Address
-    """Where they will leave from, if it is confirmed: we may have moved since it was sent."""
+    after: Flow
+    """The same, once it is confirmed: either end may have moved since it was sent."""
     towards: Address
     hops: tuple[Hop, ...]
     credit: float
@@ -84,11 +84,6 @@ class Offer:
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
-
-    @property
-    def after(self) -> Flow:
-        """Our packets to who asks, once it is confirmed."""
-        return replace(self.wire, source=self.here)
 
     def pending(self, about: Agreement) -> tuple[Rule, ...]:
         """What lets packets in from where it was asked, whichever of our addresses they go to.
@@ -200,11 +195,9 @@ class Answerer(Connection):
         return any(holds(key, message.mac, opened.header.signing, message.signed) for key in known)
 
     def _is_late(self, opened: CheckedOpen, message: Open) -> bool:
-        """Whether it was sent before we agreed with its sender on where we are. Spec: R-5.4.6."""
-        key = self.keys.by_seq.get(self.keys.seq)
-        if key is None or self.keys.seq % 2 != self.PARITY:
-            return False
-        return not holds(key, message.mac, opened.header.signing, message.signed)
+        """Whether it was sent before its sender knew of our own last move. Spec: R-5.4.6."""
+        older = [key for seq, key in self.keys.by_seq.items() if seq < self.keys.moved]
+        return any(holds(key, message.mac, opened.header.signing, message.signed) for key in older)
 
     def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
         """Our packets to where this OPEN comes from, from where it was sent to. Spec: R-5.4.6."""
@@ -232,12 +225,13 @@ class Answerer(Connection):
             bound = opened.header.signing + terms.from_key
             data = unseal(sealing, ZERO_NONCE, terms.sealed, bound)
         wire = self._wire(event, opened)
+        here = self.agreement.wire.source if self._is_late(opened, message) else wire.source
         offer = Offer(
             opened=opened,
             ephemeral=ephemeral,
             key=key,
             wire=wire,
-            here=self.agreement.wire.source if self._is_late(opened, message) else wire.source,
+            after=replace(wire, source=here),
             towards=event.source,
             hops=message.hops,
             credit=self._credit(event),
@@ -296,7 +290,7 @@ class Answerer(Connection):
         # From where we are: if we have left since, who asked finds us by it. Spec: R-5.4.6.
         attempt = self.attempt
         moving = attempt is not None and attempt.message is not None and attempt.towards is None
-        here = offer.here if offer.tries > 1 else offer.wire.source
+        here = offer.after.source if offer.tries > 1 else offer.wire.source
         here = attempt.wire.source if attempt and moving else here
         return SendDatagram(datagram, offer.towards, here)
 
@@ -364,7 +358,8 @@ class Answerer(Connection):
             self._learn(offer.asked.alternatives)
         self.keys.add(offer.seq, offer.key)
         self.keys.agreed = offer
-        self.towards = offer.towards
+        if offer.after.destination == offer.wire.destination:
+            self.towards = offer.towards
         if offer.seq == self.keys.seq:
             self.hops = offer.hops
         most = self.host.lifetime_s

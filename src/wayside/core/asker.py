@@ -304,12 +304,16 @@ class Asker(Yielding):
     ) -> list[Effect]:
         first = self.state is State.OPENING
         before = self.agreement = replace(self.agreement, outside=attempt.outside)
+        if not first and wire.source != before.wire.source:
+            self.keys.moved = attempt.seq
         crossed = self.offer is not None and not self.offer.confirmed  # it was asked where we were
         switch = self._switch(wire, (confirm,), self.old if crossed else ())
         self._learn(terms.alternatives)
         about = self.agreement
         if self.offer is not None and crossed:
-            self.offer.here = wire.source
+            asked = self.offer.wire.destination  # it moves there itself, or was there until now
+            there = wire.destination if asked == before.wire.destination else asked
+            self.offer.after = replace(wire, destination=there)
         granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:

@@ -153,11 +153,13 @@ class Keys:
 
     `offered`: the seq and key of an ACCEPT from before a restart, which the other end may have;
     `agreed`: the newest OPEN that we agreed to, and whose CONFIRM we have; None after a restart.
+    `moved`: the seq of our own newest agreed OPEN that was sent from another address; -1: none.
     """
 
     by_seq: dict[int, bytes] = field(default_factory=dict[int, bytes])
     offered: tuple[int, bytes] | None = None
     agreed: Offer | None = None
+    moved: int = -1
 
     def add(self, seq: int, key: bytes) -> None:
         """Agree on a key for this and later messages."""
@@ -402,12 +404,13 @@ class Connection:
         before, leaving = self.agreement, self.old
         local = wire if before.local == before.wire else before.local
         self.agreement = replace(before, wire=wire, local=local)
-        put = self.agreement.outbound + self.agreement.inbound
-        kept = {rule.match for rule in put}
+        there = self.agreement.outbound + self.agreement.inbound
+        kept = {rule.match for rule in there}
         others = dict.fromkeys((*before.inbound, *offered))
         self.old = tuple(rule for rule in others if rule.match not in kept)
         kept |= {rule.match for rule in self.old}
         gone = tuple(rule for rule in leaving + before.outbound if rule.match not in kept)
+        put = there if wire != before.wire else ()  # made anew, they would count from zero
         return ChangeRules(before.cid, put, gone, then)
 
     def _learn(self, alternatives: tuple[Address, ...]) -> None:

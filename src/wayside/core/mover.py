@@ -32,26 +32,25 @@ class Mover(Asker):
         pinned = about.local == about.wire and here.port != 0
         if source is None or pinned or self.hider:
             return []
+        path = replace(self.course, source=Address(source, here.port))
         if self.state is State.OPENING:
-            return self._ask_from(source, now)
+            return self._ask_by(path, now)
         if self.state is not State.CONNECTED:
             return []
         under_way = attempt is not None and attempt.confirm is None and attempt.towards is None
         if source == (attempt.wire.source.ip if attempt and under_way else here.ip):
             return []
-        there = about.wire.destination
-        return self._move(Flow(about.wire.transport, Address(source, here.port), there), now)
+        return self._move(path, now)
 
-    def _ask_from(self, source: IP, now: float) -> list[Effect]:
-        """Ask from where we are now, before anybody has answered. Spec: R-5.4.2, R-5.4.6."""
+    def _ask_by(self, wire: Flow, now: float) -> list[Effect]:
+        """Ask by this path from now on, before anybody has answered. Spec: R-5.4.2, R-5.4.6."""
         about, attempt = self.agreement, self.attempt
-        if attempt is None or attempt.message is None or attempt.wire.source.ip == source:
+        if attempt is None or attempt.message is None or attempt.wire == wire:
             return []
-        here = Address(source, attempt.wire.source.port)
-        self.agreement = replace(about, wire=replace(about.wire, source=here))
+        self.agreement = replace(about, wire=replace(about.wire, source=wire.source))
         approval = decode_body(OpenTerms, attempt.message.signed).approval
         asked = replace(attempt, outside=None)  # a NAT was before the old address
-        return self._ask(replace(attempt.wire, source=here), now, approval=approval, after=asked)
+        return self._ask(wire, now, approval=approval, after=asked)
 
     def follow(self, source: IP) -> list[Effect]:
         """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
@@ -60,7 +59,7 @@ class Mover(Asker):
         if here == about.wire.source:
             return []
         if offer is not None and self.state in (State.ANSWERING, State.OFFERED):
-            offer.here, before = here, (*self.old, *about.inbound)
+            offer.after, before = replace(offer.after, source=here), (*self.old, *about.inbound)
             self.agreement, pending = replace(about, wire=offer.after), offer.pending(about)
             self.old = tuple(rule for rule in pending if rule not in self.agreement.inbound)
             gone = tuple(rule for rule in before if rule not in pending)
@@ -74,7 +73,7 @@ class Mover(Asker):
     def settle(self, now: float) -> list[Effect]:
         """It asked, and what we ask meanwhile went to where it is no more. Spec: R-5.4.6."""
         attempt, wire = self.attempt, self.agreement.wire
-        if attempt is None or attempt.message is None or attempt.wire == wire:
+        if attempt is None or attempt.confirm is not None or attempt.wire == wire:
             return []
         if self._moves(attempt):
             return self._move(replace(wire, source=attempt.wire.source), now)

@@ -3,8 +3,9 @@
 A path is an address of ours and one of the other end, which named its own in its last OPEN or
 ACCEPT. To try one is to ask again, by it: an OPEN as of a move, that opens the gates there; if it
 is answered, both ends go on there with the sockets that they have. If it is not, or somebody there
-says no, the connection stays where it is: nobody knows better whether that still works. Which path
-is silent, and which comes next, is the driver's business; it sees what the kernel counts.
+says no, the connection stays where it is: nobody knows better whether that still works. One that is
+only being asked for is asked for by the other path from then on. Which path is silent, and which
+comes next, is the driver's business; it sees what the kernel counts.
 Spec: R-5.4.7, R-5.4.8.
 """
 
@@ -29,7 +30,7 @@ class Rebinder(Mover):
     __slots__ = ()
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
-        if self.state is State.CONNECTED:
+        if self.state in (State.OPENING, State.CONNECTED):
             return self._try(event, now)
         return super()._on_open_requested(event, now)
 
@@ -41,13 +42,13 @@ class Rebinder(Mover):
 
     def _try(self, event: OpenRequested, now: float) -> list[Effect]:
         """Ask by this path; by the one that it has, to see whether that works. Spec: R-5.4.7."""
-        about, wire = self.agreement, self.agreement.wire
+        about, wire = self.agreement, self.course
         path = Flow(
             wire.transport,
             event.wire.source.with_port(wire.source.port),
             event.wire.destination.with_port(wire.destination.port),
         )
-        pinned = about.local == wire and wire.transport.protocol != 0
+        pinned = about.local == about.wire and wire.transport.protocol != 0
         moving = self.attempt is not None and self._moves(self.attempt)
         offer = self.offer
         asked = offer is not None and not offer.confirmed and offer.wire != wire
@@ -56,5 +57,8 @@ class Rebinder(Mover):
         if self.hider or moving or (pinned and path != wire) or not is_sound(path):
             return []
         towards = self.towards if path.destination == wire.destination else event.signaling
+        if self.state is State.OPENING:  # nothing to go back to
+            self.towards = towards
+            return self._ask_by(path, now)
         self.timers.start(Timer.GIVE_UP, now + min(c.OPEN_TIMEOUT_S, self.lifetime_s / 3))
         return self._ask(path, now, towards=towards)

@@ -29,6 +29,8 @@ from wayside.core.rebinder import Rebinder
 from wayside.core.rule import Cid
 from wayside.core.way import Role
 
+from .trip import TRY_MAX_S, Trip
+
 FAST_S, SLOW_S = 0.03, 0.25
 """Between looks while something passes, and while nothing does. A look costs the helper 0.3 ms a
 connection."""
@@ -37,21 +39,8 @@ PATIENCE_S, PATIENCE_MAX_S = 0.04, 1.0
 """So long nothing may come before one asks: a kernel acknowledges within 40 ms. Each answer doubles
 it for a flow that goes one way, up to a question a second."""
 
-ANSWER_S, UNKNOWN_S = 0.05, 0.5
-"""What an answer takes where round trips are short; where nobody knows yet how long they are."""
-
-WAIT_MAX_S = 1.0
-"""However slow answers were while something else was wrong."""
-
 ASKS = 2
 """One datagram may be lost."""
-
-TRY_S, TRY_MAX_S = 0.3, 5.0
-"""An OPEN is repeated after 0.25 s. The whole round of paths then begins anew, more slowly."""
-
-TURN_S, TURN_TRIPS = 0.03, 1.5
-"""Who has the greater key waits so much longer, in round trips if those are longer, or both ends
-would move at once; each has then asked the gates about a path that neither of them has taken."""
 
 RETURN_S, RETURN_MAX_S = 30.0, 600.0
 """After so long the path that was left is tried again; twice as long each time that it is dead."""
@@ -59,6 +48,9 @@ RETURN_S, RETURN_MAX_S = 30.0, 600.0
 LOOKED_AT_A_PATH, LOOKED_AT = 2, 32
 FOLLOW_A_LOOK = 32
 """Connections that follow to another path in one look: each takes an OPEN, 0.2 ms."""
+
+WATCHED = (Transport.TCP, Transport.UDP)
+"""MPTCP has timers and subflows of its own."""
 
 QUIET_S, BUSY_S = 1.0, 2.0
 """While somebody moves nothing is asked about paths: a move sees to itself."""
@@ -90,44 +82,6 @@ class _Counted:
 
 
 @dataclass(slots=True)
-class _Trip:
-    """How long a round trip by a path takes (s), as far as known, smoothed as TCP does (RFC 6298).
-
-    `timed`: whose answer will tell.
-    """
-
-    timed: Cid | None = None
-    smooth_s: float | None = None
-    varies_s: float = 0.0
-
-    def took(self, trip_s: float) -> None:
-        """One took so long."""
-        self.timed = None
-        if self.smooth_s is None:
-            self.smooth_s, self.varies_s = trip_s, trip_s / 2
-        else:
-            self.varies_s += (abs(trip_s - self.smooth_s) - self.varies_s) / 4
-            self.smooth_s += (trip_s - self.smooth_s) / 8
-
-    @property
-    def wait_s(self) -> float:
-        """How long an answer may take."""
-        if self.smooth_s is None:
-            return UNKNOWN_S
-        return min(WAIT_MAX_S, max(ANSWER_S, self.smooth_s + 4 * self.varies_s))
-
-    @property
-    def turn_s(self) -> float:
-        """How much longer it waits whose turn comes second."""
-        return max(TURN_S, TURN_TRIPS * (self.smooth_s or 0.0))
-
-    @property
-    def try_s(self) -> float:
-        """How long another path has to answer, which may be longer than this one."""
-        return max(TRY_S, 2 * self.wait_s)
-
-
-@dataclass(slots=True)
 class _State:
     """What is known of a path; times are monotonic seconds.
 
@@ -143,7 +97,7 @@ class _State:
     asks: int = 0
     tries: int = 0
     answers: int = 0
-    trip: _Trip = field(default_factory=_Trip)
+    trip: Trip = field(default_factory=Trip)
     turn: int = 0
     rests_until: float = 0.0
     """What was on it has just been asked for elsewhere."""
@@ -250,8 +204,10 @@ class Paths:
         """See what has come and gone (packets sent, heard, so far); what is to be asked now."""
         by_path = self._by_path(connections)
         trials: list[Trial] = []
+        going = {one.agreement.cid for one in connections if can_follow(one)}
         while self._following and len(trials) < FOLLOW_A_LOOK:
-            trials.append(self._following.popleft())
+            trial = self._following.popleft()
+            trials += [trial] if trial.cid in going else []
         for path, found in by_path.items():
             state = self._states.setdefault(path, _State())
             known = {one.agreement.cid: one for one in found}
@@ -289,12 +245,12 @@ class Paths:
             self._follow(connections, connection, path)
 
     def _follow(self, connections: Iterable[Connection], to: Connection, dead: Path) -> None:
-        """All others of a path take the one that this connection has now."""
+        """All others of a path take the one that this connection has now; who opens, too."""
         wire = to.agreement.wire
         there = self._there(to, wire.destination.ip)
         for one in connections:
             same = one.agreement.peer.key == to.agreement.peer.key
-            if same and is_watched(one) and _path_of(one) == dead:
+            if same and can_follow(one) and _path_of(one) == dead:
                 self._following.append(Trial(one.agreement.cid, wire.source, there))
 
     def _port_of(self, connection: Connection) -> int:
@@ -408,10 +364,21 @@ class Paths:
         ):
             return None
         state.asked_at, state.tries = now, state.tries + 1
-        if place == len(others):  # perhaps it is back
+        if rounds and place == 0:
+            connection = self._next(state, connection, known)
+            others = self._others(connection)
+        if place >= len(others):  # perhaps it is back
             return self._trial(connection, path.own, self._there(connection, path.theirs))
         own, there = others[place]
         return self._trial(connection, own, there)
+
+    def _next(
+        self, state: _State, before: Connection, known: Mapping[Cid, Connection]
+    ) -> Connection:
+        """The other end may have closed the one that was asked for, and could not say so."""
+        cids = list(known)
+        asked = state.asked = cids[(cids.index(before.agreement.cid) + 1) % len(cids)]
+        return known[asked]
 
     def _ask(self, path: Path, state: _State, connection: Connection, now: float) -> Trial:
         """By the path that it has."""
@@ -473,15 +440,23 @@ class Paths:
 
 
 def is_watched(connection: Connection) -> bool:
-    """Whether silence can move it. MPTCP has timers and subflows of its own."""
+    """Whether silence can move it."""
     about = connection.agreement
     return (
         connection.state is State.CONNECTED
-        and about.wire.transport in (Transport.TCP, Transport.UDP)
+        and about.wire.transport in WATCHED
         and bool(about.outbound)
         and isinstance(connection, Rebinder)
         and not connection.hider
     )
+
+
+def can_follow(connection: Connection) -> bool:
+    """Whether another one's path will do for it. A relay that was asked knows of no other."""
+    opens = connection.state is State.OPENING and isinstance(connection, Rebinder)
+    watched = connection.course.transport in WATCHED
+    direct = connection.towards.ip == connection.course.destination.ip
+    return is_watched(connection) or (opens and watched and direct)
 
 
 def _is_hidden(connection: Connection) -> bool:
@@ -495,6 +470,6 @@ def _first(own: Sequence[Address], family: int) -> IP | None:
 
 
 def _path_of(connection: Connection) -> Path:
-    about = connection.agreement
-    key = about.peer.key if _is_hidden(connection) else b""
-    return Path(about.wire.source.ip, about.wire.destination.ip, key)
+    wire = connection.course
+    key = connection.agreement.peer.key if _is_hidden(connection) else b""
+    return Path(wire.source.ip, wire.destination.ip, key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import structlog
 
@@ -61,6 +62,15 @@ from .udp import Received
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What an agent has from its start to its end. `watch`: looks for silence."""
+
+    driver: Driver
+    silence: Silence
+    watch: asyncio.Task[None]
+
+
 class Agent:
     """The agent of one host."""
 
@@ -79,7 +89,7 @@ class Agent:
         self.registrations = Registrations(config.steering.registers, self.ask_plainly)
         self.directory = Directory(config, self.asking, self.ask_plainly, self._answered, store)
         self.subflows = Subflows(host, helper, self.log, self._deliver, self.close)
-        self._running: tuple[Driver, asyncio.Task[None]] | None = None
+        self._running: _Running | None = None
 
     async def start(self) -> None:
         """Set up the kernel's part, read back what it held before, and listen."""
@@ -104,7 +114,9 @@ class Agent:
             _log.info("recovered from the kernel", connections=found.connections)
         by_family = {4: sockets.signaling_v4, 6: sockets.signaling_v6}
         driver = Driver(self.host, self.helper, by_family, self.log, self._perform)
-        self._running = (driver, asyncio.ensure_future(self._watch_silence()))
+        silence = Silence(self.close)
+        watch = asyncio.ensure_future(self._watch_silence(silence))
+        self._running = _Running(driver, silence, watch)
         self.applications.start(sockets)
         driver.start(self._on_received)
         if self.config.mptcp:
@@ -116,14 +128,13 @@ class Agent:
     async def stop(self) -> None:
         """Stop listening; the kernel keeps its rules, the store what belongs to them."""
         if self._running is not None:
-            driver, watch = self._running
-            watch.cancel()
+            self._running.watch.cancel()
             self.registrations.stop()
             self.moves.stop()
             self.subflows.stop()
             self.applications.stop()
-            await driver.settled()
-            driver.stop()
+            await self._running.driver.settled()
+            self._running.driver.stop()
         self.helper.close()
         self.log.close()
         self.store.close()
@@ -131,7 +142,7 @@ class Agent:
     @property
     def dropped(self) -> dict[str, int]:
         """Datagrams dropped since the start, by named reason."""
-        return dict(self._running[0].dropped) if self._running else {}
+        return dict(self._running.driver.dropped) if self._running else {}
 
     @property
     def virtual(self) -> VirtualAddresses:
@@ -190,7 +201,7 @@ class Agent:
         | StopRequested,
     ) -> None:
         if self._running is not None:
-            self._running[0].deliver(event)
+            self._running.driver.deliver(event)
 
     def _answered(self, cid: Cid) -> None:
         """A question was answered: its connection is over, and makes room for a registration."""
@@ -221,11 +232,11 @@ class Agent:
         assert self._running is not None
         event = DatagramReceived(received.data, received.source, received.destination)
         if received.data[4:5] != bytes([Redirect.TYPE]):
-            self._running[0].deliver(event)
+            self._running.driver.deliver(event)
             return
         cid = Cid(received.data[16:32])
         before = self._redirects(cid)
-        self._running[0].deliver(event)
+        self._running.driver.deliver(event)
         if self._redirects(cid) > before:  # believed and followed
             self.moves.redirected(cid, redirector(received.data))
 
@@ -234,8 +245,7 @@ class Agent:
         attempt = connection.attempt if isinstance(connection, Asker) else None
         return attempt.counts.redirects if attempt else 0
 
-    async def _watch_silence(self) -> None:
-        silence = Silence(self.close)
+    async def _watch_silence(self, silence: Silence) -> None:
         while True:
             await asyncio.sleep(silence.interval_s(list(self.host.connections.values())))
             connections = list(self.host.connections.values())
@@ -266,6 +276,8 @@ class Agent:
         log_report(self.log, effect)
         if effect.wire.transport is not Transport.NONE:
             self.applications.opened(effect)
+        if self._running is not None:
+            self._running.silence.opened(effect)
         self.moves.opened(effect)
         self.subflows.opened(effect)
         self.registrations.opened(effect)

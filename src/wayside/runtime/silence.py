@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from wayside.core.address import Flow, Transport
 from wayside.core.connection import Connection, State
+from wayside.core.effects import ReportOpened
 from wayside.core.rule import Cid
 from wayside.kernel.plan import InstalledRule
 
@@ -28,6 +29,7 @@ LOOKS_A_LIFETIME = 3
 class _Seen:
     packets: int
     since: float
+    wire: Flow
 
 
 class Silence:
@@ -47,6 +49,12 @@ class Silence:
         """How long until the next look."""
         lifetimes = [connection.lifetime_s for connection in connections if _counts(connection)]
         return max(LOOK_EVERY_MIN_S, min(lifetimes, default=30.0) / LOOKS_A_LIFETIME)
+
+    def opened(self, report: ReportOpened) -> None:
+        """Who has moved has new rules, which count from zero: that says nothing of silence."""
+        before = self._seen.get(report.cid)
+        if before is not None and before.wire != report.wire:
+            del self._seen[report.cid]
 
     def due(self, connections: Sequence[Connection]) -> list[Flow]:
         """The 5-tuples of the rules that `look` has to see now."""
@@ -78,7 +86,7 @@ class Silence:
                 self._seen[cid] = before
                 continue
             count = packets.get(cid, 0)
-            self._seen[cid] = _Seen(count, now)
+            self._seen[cid] = _Seen(count, now, connection.agreement.wire)
             if before is not None and before.packets == count:
                 self._close(cid, f"silent for {connection.lifetime_s:g} s")
 

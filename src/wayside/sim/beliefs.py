@@ -103,7 +103,7 @@ class RequestCheck(Watcher):
             known = host.connections.get(step.event.cid)
             if known is not None and known.keys.by_seq:
                 return  # it is up, and another path of it is tried: nobody waits for that
-            self._asked[step.site.name, step.event.cid] = step.now
+            self._asked.setdefault((step.site.name, step.event.cid), step.now)
 
     def on_report(self, site: Site, effect: Effect, now: float) -> None:
         """A request ends."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from wayside.core import constants as c
 from wayside.core.address import IP, Address, Flow, Transport
@@ -49,7 +48,7 @@ from .mptcp import Mptcp
 from .network import Interface, Network
 from .paths import PathKeeper
 from .registering import Registering, changed_sources
-from .silence import Silence
+from .silence import SilenceKeeper
 from .sockets import Sockets
 from .subflows import SubflowKeeper
 from .watch import Watcher
@@ -125,6 +124,7 @@ class HostBox(Box):
         self.listeners: dict[Cid, Outcome] = {}
         self._moved_at = -LOOK_AGAIN_S
         self.registering = self._registering()
+        self.silence = SilenceKeeper(self)
         self.paths = PathKeeper(self)
         self.mptcp = Mptcp(self)
         self.subflows = SubflowKeeper(self)
@@ -164,8 +164,7 @@ class HostBox(Box):
         if changes:
             self.kernel.submit(changes, _whatever)
         self.first_packets.start(machine.connections)
-        if settings.virtual:
-            self._watch_silence(self.driver, machine, Silence())
+        self.silence.start()
         self._close_what_ended(machine)
         self._register()
         self.paths.start()
@@ -212,14 +211,6 @@ class HostBox(Box):
             local = connection.agreement.local
             if local.on_the_wire.transport is Transport.TCP and not self.sockets.has(local):
                 self.close(cid, "its socket is gone")
-
-    def _watch_silence(self, driver: Driver, machine: Host, silence: Silence) -> None:
-        if driver is not self.driver:
-            return
-        for cid in silence.look(machine, self.rules, self.local.now):
-            self.close(cid, "silent for its lifetime")
-        again = partial(self._watch_silence, driver, machine, silence)
-        self.place.clock.after(silence.interval_s(machine), again)
 
     # --- where this host is ---
 
@@ -408,6 +399,7 @@ class HostBox(Box):
                     self.sockets.deliver(packet)
             case ReportOpened():
                 self.first_packets.opened(effect)
+                self.silence.opened(effect)
                 self.paths.opened(effect)
                 if self.place.clock.now - self._moved_at < LOOK_AGAIN_S and not effect.refreshed:
                     self.place.clock.after(0.0, self.look_around)  # asked from the old place

@@ -58,11 +58,11 @@ class Spec:
     more: More = field(default_factory=More)
 
 
-BACK = "one socket of a thousand worlds or so stands still after a move"
+BACK = "seeds 48, 288, 325: a socket stands still after a move"
 
 
-AGAIN = "seed 324: who asks again from one port is refused while the hiding relay has the old one"
-STUCK = "seed 51: what is asked for while a link is dead is asked for by that link only"
+HIDDEN = "seed 39: a TCP socket breaks by a move"
+STUCK = "until a long run has shown that it is well; 329 with a MOVE and a LIE is not"
 LATER = "a world more in the turn would change which world each seed means"
 
 WORLDS: dict[str, Spec] = {
@@ -107,7 +107,7 @@ WORLDS: dict[str, Spec] = {
     "hidden-mobile-server": Spec(
         "servers that move behind a rendezvous that hides them",
         mobile="s",
-        more=More(rendezvous=True, hides=True, own_ports=True, apart=AGAIN),
+        more=More(rendezvous=True, hides=True, own_ports=True, apart=HIDDEN),
     ),
     "offpath-firewall": Spec(
         "servers whose home decides who may come, or lets all come through it",
