@@ -94,7 +94,7 @@ def test_a_kernel_takes_subflows_only_while_somebody_listens(
     listens: bool, answer: Flag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box = seen(0).layout.servers[0]
-    token = next(iter(box.mptcp._by_token))
+    token = next(iter(box.sockets.mptcp._by_token))
     if not listens:
         box.kill()
     join = JOIN[:4] + token.to_bytes(4, "big") + bytes(4)
@@ -106,7 +106,7 @@ def test_a_kernel_takes_subflows_only_while_somebody_listens(
     (packet,) = map(wire.packet_of, sent)
     assert packet is not None
     assert packet.tcp_flags == answer
-    assert box.mptcp.is_further(FLOW) is listens
+    assert box.sockets.mptcp.is_further(FLOW) is listens
 
 
 def test_a_kernel_makes_no_subflow_of_what_is_over_nor_with_a_port_that_is_taken() -> None:
@@ -116,7 +116,7 @@ def test_a_kernel_makes_no_subflow_of_what_is_over_nor_with_a_port_that_is_taken
     taken, token = client.socket.subflows[0].flow, client.socket.token
     for number, why in ((token ^ 1, "no such connection"), (token, "in use")):
         with pytest.raises(KernelError, match=why):
-            client.box.mptcp.make_subflow(Subflow(number, 1, taken))
+            client.box.sockets.mptcp.make_subflow(Subflow(number, 1, taken))
 
 
 def test_what_leaves_by_a_subflow_after_its_connection_is_over_is_noticed() -> None:

@@ -58,12 +58,7 @@ from .messages import (
     Stop,
     encode,
 )
-from .opening import (
-    SIGNATURE_CONTEXT,
-    Refusal,
-    check_open,
-    has_passed,
-)
+from .opening import SIGNATURE_CONTEXT, Refusal, check_open, has_passed
 from .passage import Crossing, Passage, Seqs, Stage, restored
 from .passages import Passages
 from .policy import PolicyAction

@@ -131,14 +131,13 @@ def way_of(
 ) -> Way | Refusal | DropReason:
     """Where an OPEN goes on to from a gate, and in whose name. Spec: R-8.1, R-8.7, R-8.8."""
     asked, nat, near = event.destination, box.nat, opened.source
-    if not event.transit:
-        if nat is None and box.relay is None:
-            return DropReason.UNEXPECTED
-        refusal = misplaced(event, opened)
-        return refusal or _way_from_us(event, opened, message.hops, box, table, unix_s)
+    if not event.transit and nat is None and box.relay is None:
+        return DropReason.UNEXPECTED
     refusal = misplaced(event, opened)
     if refusal is not None:
         return refusal
+    if not event.transit:
+        return _way_from_us(event, opened, message.hops, box, table, unix_s)
     outside = nat.outside.get(near.family) if nat and event.side == "inside" else None
     if outside is None:
         return Way(Role.GATE, near, near, asked)

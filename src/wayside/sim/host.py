@@ -117,7 +117,7 @@ class HostBox(Box):
     def __init__(self, network: Network, name: str, watch: Watcher, settings: HostSettings) -> None:
         super().__init__(network, name, watch)
         self.settings = settings
-        self.sockets = Sockets()
+        self.sockets = Sockets(Mptcp(self))
         self.durable = Durable()
         self.quota = CountingQuota(0, 0)
         self.first_packets = FirstPackets(self)
@@ -126,7 +126,6 @@ class HostBox(Box):
         self.registering = self._registering()
         self.silence = SilenceKeeper(self)
         self.paths = PathKeeper(self)
-        self.mptcp = Mptcp(self)
         self.subflows = SubflowKeeper(self)
         self.start()
 
@@ -183,7 +182,7 @@ class HostBox(Box):
         """The machine goes down with all its applications."""
         self.kill()
         self.sockets.clear()
-        self.mptcp.clear()
+        self.sockets.mptcp.clear()
         super().power_off()
 
     def meet(self, peer: Peer) -> None:
@@ -290,7 +289,7 @@ class HostBox(Box):
             if verdict.flow.source.ip.packed not in self.own:
                 return None  # its address is gone: the agent holds it back until the move is over
             self.watch.on_rewritten(self, verdict.flow, self.place.clock.now)
-            if self.settings.mptcp and self.mptcp.is_further(packet.flow):
+            if self.settings.mptcp and self.sockets.mptcp.is_further(packet.flow):
                 self.watch.on_subflow(self, verdict.flow, self.place.clock.now)
             return self.transmit(rewritten(raw, verdict.flow))
         if self.settings.virtual and self._is_virtual(packet.flow.destination.ip):

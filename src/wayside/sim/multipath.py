@@ -55,7 +55,7 @@ class MultipathClient(Client):
     def _connect(self) -> None:
         assert self._flow is not None
         self._phase = Phase.CONNECTING
-        self.socket = self._box.mptcp.connect(self._flow, self)
+        self.socket = self._box.sockets.mptcp.connect(self._flow, self)
 
     def _say(self) -> None:
         if self.socket is not None:
@@ -107,7 +107,7 @@ class MultipathServer(Server):
         """Somebody connects, or joins; the rest is of connections that are over."""
         flow = packet.flow.reversed()
         if packet.is_syn:
-            made = self.box.mptcp.on_syn(packet, _Accepted(self, flow))
+            made = self.box.sockets.mptcp.on_syn(packet, _Accepted(self, flow))
             if made is not None:
                 self.sockets[flow] = made
                 self.open[flow] = self.box.place.clock.now

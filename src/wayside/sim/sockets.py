@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.packets import Packet
 
 from .wire import FiveTuple, five_tuple, mtu_told, quoted_flow, turned
+
+if TYPE_CHECKING:
+    from .mptcp import Mptcp
 
 
 class Socket(Protocol):
@@ -31,9 +34,10 @@ class Socket(Protocol):
 
 
 class Sockets:
-    """Connected sockets by the flow of what they send, and listening ones by port."""
+    """Connected sockets by the flow of what they send, listening ones by port, and MPTCP's."""
 
-    def __init__(self) -> None:
+    def __init__(self, mptcp: Mptcp) -> None:
+        self.mptcp = mptcp
         self._connected: dict[FiveTuple, Socket] = {}
         self._listening: dict[tuple[Transport, int], Socket] = {}
 

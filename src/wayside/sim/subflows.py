@@ -41,13 +41,13 @@ class SubflowKeeper:
         if host.settings.mptcp and host.host is not None:
             self._driver = host.driver
             self.multipaths = Multipaths(host.host, host.entropy)
-            host.mptcp.listener = self
+            host.sockets.mptcp.listener = self
 
     def stop(self) -> None:
         """The agent is dead."""
         self._turn += 1
         self.multipaths = self._driver = None
-        self._host.mptcp.listener = None
+        self._host.sockets.mptcp.listener = None
 
     def happened(self, event: MptcpEvent) -> None:
         """The kernel says so."""
@@ -107,7 +107,7 @@ class SubflowKeeper:
         if self.multipaths is None or driver is not self._driver:
             return
         try:
-            self._host.mptcp.make_subflow(made.wanted)
+            self._host.sockets.mptcp.make_subflow(made.wanted)
         except KernelError as error:
             self._do(self.multipaths.not_made(made.cid, error.what, self._host.local.now))
             self.look_soon()
