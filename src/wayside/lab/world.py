@@ -194,11 +194,16 @@ class World:
         _make_private()
 
     def node(self, name: str) -> Node:
-        """A new node with nothing but its loopback. Names have at most 12 characters."""
+        """A new node with nothing but its loopback. Names have at most 12 characters.
+
+        Link-local addresses are good at once, without RFC 4862's check of duplicates, which takes a
+        second or two: until then a node cannot ask for a neighbour in the name of anybody else.
+        """
         _ip("netns", "add", name)
         _ip("-n", name, "link", "set", "lo", "up")
         node = Node(name, self.out)
-        node.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0")
+        at_once = "net.ipv6.conf.default.accept_dad=0"
+        node.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=0", at_once)
         return node
 
     def chain(
