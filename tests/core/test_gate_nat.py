@@ -207,6 +207,23 @@ def test_of_two_hosts_that_ask_at_once_with_one_port_the_second_is_told_at_once(
     assert len(pair.kernel["g1"]) == 2
 
 
+def test_who_comes_to_have_anothers_flow_after_a_nat_forgot_both_is_refused() -> None:
+    """R-5.1.9, R-8.7: the server has the first connection still, and its packets are for that."""
+    pair = Pair(1, nats=("g1",))
+    other = beside(pair, "d")
+    for one in (pair, other):
+        one.open(0.5)
+    (_, first), (_, second) = wires(pair), wires(other)
+    assert first.destination != second.destination
+    rules = dict(pair.kernel["s"])
+    other.restart("g1", restart(pair, rules=False))
+    other.run(45)
+    (told,) = other.seen(ReportRefused, "c")
+    assert (told.code, told.reason) == (Code.BUSY, "these addresses are in use")
+    assert pair.kernel["s"] == rules
+    assert other.ended("c")
+
+
 def test_two_connections_that_were_asked_for_at_once_never_share_a_flow() -> None:
     """R-8.7: two hosts inside, two servers on one address outside, one port for all."""
     pair = Pair(1, nats=("g1",))

@@ -215,6 +215,18 @@ REGRESSIONS = {
         (),
         "Nobody asked the gate before a hidden host's new place (R-10.5).",
     ),
+    "anothers-flow-by-a-nat-that-forgot": Regression(
+        "nat-out",
+        85490,
+        (Fault(Kind.POWER, 4.102, 4.641, "n1", 0.0), Fault(Kind.MOVE, 6.729, 0.201, "c1", 0.0)),
+        "A host gave one peer's connection the 5-tuple that another's had (R-5.1.9).",
+    ),
+    "a-rst-that-answers-a-guess": Regression(
+        "both-move",
+        84252,
+        (Fault(Kind.EAVESDROP, 1.412, 9.763, "abroad-s1", 7.488),),
+        "A simulated socket took a RST whose number was a forger's (RFC 5961, 3.2).",
+    ),
     "a-rendezvous-its-own-open": Regression(
         "offpath-firewall",
         71599,

@@ -199,7 +199,7 @@ class Answerer(Connection):
         older = [key for seq, key in self.keys.by_seq.items() if seq < self.keys.moved]
         return any(holds(key, message.mac, opened.header.signing, message.signed) for key in older)
 
-    def _wire(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
+    def wire_for(self, event: MessageReceived, opened: CheckedOpen) -> Flow:
         """Our packets to where this OPEN comes from, from where it was sent to. Spec: R-5.4.6."""
         about = self.agreement.wire
         here = opened.flow.destination if event.destination.ip.is_unspecified else event.destination
@@ -224,7 +224,7 @@ class Answerer(Connection):
             sealing = derive(shared, opened.header.cid, b"wayside open")
             bound = opened.header.signing + terms.from_key
             data = unseal(sealing, ZERO_NONCE, terms.sealed, bound)
-        wire = self._wire(event, opened)
+        wire = self.wire_for(event, opened)
         here = self.agreement.wire.source if self._is_late(opened, message) else wire.source
         offer = Offer(
             opened=opened,

@@ -208,6 +208,9 @@ class Host:
                 return [found]
             connection = found
         assert isinstance(connection, Initiator | Responder)
+        other = self.by_wire(connection.wire_for(event, opened))
+        if other is not None and other.agreement.peer.key != connection.agreement.peer.key:
+            return [self._refuse(event, opened, Code.BUSY, "these addresses are in use")]
         return self._answer(connection, opened, event, now)
 
     def _on_stop(

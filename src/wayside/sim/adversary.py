@@ -34,7 +34,7 @@ from .host import HostBox
 from .link import Link
 from .network import Network, Node
 from .said import Said
-from .wire import FORGED, Flag, build_tcp, build_udp, packet_of
+from .wire import FORGED, FORGED_NUMBER, Flag, build_tcp, build_udp, packet_of
 
 SEEN_MAX = 200
 """Packets that somebody on the path remembers."""
@@ -330,4 +330,4 @@ def data_packet(flow: Flow) -> bytes:
     """A data packet of a flow, that nobody takes for an answer."""
     if flow.transport is Transport.UDP:
         return build_udp(flow, FORGED)
-    return build_tcp(flow, Flag.ACK, 7, 7, FORGED)
+    return build_tcp(flow, Flag.ACK, FORGED_NUMBER, FORGED_NUMBER, FORGED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.packets import Packet
 
-from .wire import FiveTuple, five_tuple, mtu_told, quoted_flow, turned
+from .wire import FiveTuple, five_tuple, is_out_of_window, mtu_told, quoted_flow, turned
 
 if TYPE_CHECKING:
     from .mptcp import Mptcp
@@ -71,6 +71,8 @@ class Sockets:
 
     def deliver(self, packet: Packet) -> bool:
         """Give a packet to its socket; False when there is none."""
+        if is_out_of_window(packet):
+            return True
         flow = packet.flow
         socket = self._connected.get(turned(five_tuple(flow)))
         if socket is None:

@@ -38,6 +38,9 @@ TCP_HEADER_BYTES = 20
 FORGED = b"forged"
 """What adversaries write into data packets, so that nobody takes it for an answer."""
 
+FORGED_NUMBER = 0xF0F0F0F0
+"""Their sequence numbers: a guess, and so in no window."""
+
 FiveTuple = tuple[int, int, int, int, int]
 """Protocol, address and port of source and destination: a flow's key in the simulator's own books.
 
@@ -170,6 +173,12 @@ def numbers_of(packet: Packet) -> tuple[int, int]:
     at = 40 if packet.flow.family == 6 else (packet.raw[0] & 15) * 4
     seq, ack = struct.unpack_from("!II", packet.raw, at + 4)
     return seq, ack
+
+
+def is_out_of_window(packet: Packet) -> bool:
+    """Whether a TCP packet is a RST that answers a guess: no socket takes it (RFC 5961, 3.2)."""
+    guessed = packet.tcp_flags & Flag.RST and numbers_of(packet)[0] == FORGED_NUMBER
+    return packet.flow.transport is Transport.TCP and bool(guessed)
 
 
 def rewritten(raw: bytes, flow: Flow) -> bytes:
