@@ -107,6 +107,31 @@ def test_a_reject_from_further_on_ends_what_is_pending() -> None:
     assert pair.kernel["g1"] == {}
 
 
+def test_a_no_to_another_copy_of_the_open_ends_nothing() -> None:
+    """R-5.6.4: it went to a rendezvous, too, whose REDIRECT comes after the ACCEPT."""
+    pair = waiting(Confirm)
+    accept = event_of(pair, Accept, "s")
+    reject = Reject(b"", bytes(64), hops_of(accept.data))
+    data = encode(Header(Reject.TYPE, 0, pair.cid), reject)
+    before, rules = snapshot(pair.gates["g1"]), dict(pair.kernel["g1"])
+    elsewhere = Address.parse("10.99.0.1:4747")
+    (onward,) = pair.tell("g1", replace(accept, data=data, source=elsewhere))
+    assert isinstance(onward, SendDatagram)
+    assert (snapshot(pair.gates["g1"]), pair.kernel["g1"]) == (before, rules)
+
+
+def test_a_no_to_an_earlier_open_does_not_end_what_a_later_one_has_got() -> None:
+    """R-5.6.4: a REDIRECT may be said twice."""
+    pair = waiting(Confirm)
+    accept = event_of(pair, Accept, "s")
+    reject = Reject(b"", bytes(64), hops_of(accept.data))
+    pair.passage().seqs.accept(2, b"")
+    before = snapshot(pair.gates["g1"])
+    data = encode(Header(Reject.TYPE, 0, pair.cid), reject)
+    pair.tell("g1", replace(accept, data=data))
+    assert snapshot(pair.gates["g1"]) == before
+
+
 def test_a_reject_does_not_end_what_is_confirmed() -> None:
     """R-5.6.4."""
     pair = Pair(1).open()

@@ -353,6 +353,10 @@ def test_a_refusal_after_an_accept_removes_the_pending_rules_of_a_move() -> None
     accept = asked(pair, client_moves(pair))
     pair.tell("g1", accept)
     data = encode(Header(Reject.TYPE, 2, pair.cid), Reject(b"", bytes(64), hops_of(accept.data)))
+    pair.tell(
+        "g1", replace(accept, data=data, source=Address.parse("10.99.0.1:4747"))
+    )  # to another copy of the OPEN
+    assert pair.kernel["g1"] != live
     pair.tell("g1", replace(accept, data=data))
     assert pair.kernel["g1"] == live
 

@@ -394,11 +394,6 @@ def host_that_never_says_that_it_moved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Responder, "_on_sources_changed", nothing)
 
 
-def gate_that_heeds_late_refusals(patch: pytest.MonkeyPatch) -> None:
-    """R-5.6.4: what was refused under an earlier seq ends what is pending under a later one."""
-    patch.setattr(Seqs, "is_old", false)
-
-
 def driver_that_gives_up(patch: pytest.MonkeyPatch) -> None:
     """A kernel that will not put a rule is not asked to remove one either."""
 

@@ -76,9 +76,8 @@ REGRESSIONS = {
         1485,
         (),
         "A REDIRECT that was said twice ended, at two NATs, what its second OPEN had just got"
-        " (R-5.6.4). As nothing was lost, every attempt went the same way.",
-        broken.gate_that_heeds_late_refusals,
-        "liveness",
+        " (R-5.6.4). As nothing was lost, every attempt went the same way."
+        " (A no to another copy ends nothing now, so a gate that heeds late ones is not caught.)",
     ),
     "a-refused-rule-beside-one-to-remove": Regression(
         "simple",
@@ -220,6 +219,12 @@ REGRESSIONS = {
         85490,
         (Fault(Kind.POWER, 4.102, 4.641, "n1", 0.0), Fault(Kind.MOVE, 6.729, 0.201, "c1", 0.0)),
         "A host gave one peer's connection the 5-tuple that another's had (R-5.1.9).",
+    ),
+    "a-no-to-another-copy": Regression(
+        "nat-nested",
+        90136,
+        (),
+        "A gate took the REDIRECT to a copy of an OPEN for a no to what was accepted (R-5.6.4).",
     ),
     "a-rst-that-answers-a-guess": Regression(
         "both-move",

@@ -310,12 +310,17 @@ class Gate:
         if state is None:
             return [Dropped(DropReason.TOKEN, event.source)]
         onward = SendDatagram(event.data, state.previous, state.here or event.source)
-        known = self.passages.get(event.header.cid)
+        known, seq = self.passages.get(event.header.cid), event.header.seq
         if known is None or isinstance(message, Challenge):
             return [onward]
-        if known.stage is Stage.LIVE and known.moving and known.moving[0] == event.header.seq:
+        moving = known.moving if known.moving and known.moving[0] == seq else None
+        asked = moving[1] if moving else known.crossing
+        asked = asked.reversed() if seq % 2 else asked
+        if event.source.ip != asked.far.destination.ip:  # it is another copy that was refused
+            return [onward]
+        if known.stage is Stage.LIVE and moving:
             return [ChangeRules(known.cid, remove=self._stay(known)), onward]
-        if known.stage is not Stage.PENDING or known.seqs.is_old(event.header.seq):
+        if known.stage is not Stage.PENDING or known.seqs.is_old(seq):
             return [onward]
         return [*self._end(known, "refused further on", now), onward]
 
