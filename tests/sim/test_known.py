@@ -31,3 +31,13 @@ def test_a_move_and_a_question_by_another_path_cross_each_other() -> None:
         Fault(Kind.MOVE, 12.767, 2.339, "c2", 0.0),
     )
     assert World("multihoming", 329, schedule).run().why == ""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="one end moves twice within a millisecond while the other moves: packets come to where"
+    " no rule expects them, and its kernel answers with a reset",
+)
+def test_both_ends_move_while_one_of_them_is_moving_already() -> None:
+    """R-5.4.6: one of 100,000 worlds."""
+    assert World("both-move", 99336, ()).run().why == ""
