@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from wayside.core.address import IP
@@ -31,6 +32,8 @@ CAPTURE_S = 60.0
 """A capture ends by itself: no scenario is longer."""
 
 BLOCK_BYTES, BLOCKS, FRAME_BYTES = 1 << 20, 64, 1 << 11
+AROUND_BYTES = 80
+
 RETIRE_MS = 20
 """When a block that is not full is handed over."""
 
@@ -55,6 +58,12 @@ class Capture:
         """Which of these are in it, as the bytes of an address or as text."""
         data = self.file.read_bytes()
         return [str(one) for one in addresses if one.packed in data or str(one).encode() in data]
+
+    def around(self, address: str) -> str:
+        """What stands about an address where it is first, in hex: whether it is one, or chance."""
+        data, packed = self.file.read_bytes(), ip_address(address).packed
+        at = data.find(packed) if packed in data else data.find(address.encode())
+        return f"{data[max(0, at - AROUND_BYTES) : at + AROUND_BYTES].hex()} at {at}"
 
 
 def start_capture(node: Node, device: str) -> Capture:

@@ -123,4 +123,5 @@ def _check_captures(land: Land, at_client: Capture, at_meet: Capture, theirs: se
     trial.check(name, len(found) == len(mine) == 2, ", ".join(found))
     found = at_client.has(theirs)
     name = "the client's has no address of the server"
-    trial.check(name, not found and len(theirs) == 4, ", ".join(found) or len(theirs))
+    said = "; ".join(f"{one}: {at_client.around(one)}" for one in found)
+    trial.check(name, not found and len(theirs) == 4, said or len(theirs))
