@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+import pytest
+
 from pair import Pair
 from wayside.core.address import IP, Address, Transport
 from wayside.core.connection import State
@@ -282,12 +284,20 @@ def test_new_rules_count_from_zero_and_that_is_no_silence() -> None:
     assert world.asked == []
 
 
-def leave(state: State, towards: Address | None = None) -> tuple[Cid, list[Trial]]:
-    """A path is left for another; what another connection in this state is asked for by then."""
+def leave(
+    state: State, towards: Address | None = None, seq: int | None = None
+) -> tuple[Cid, list[Trial]]:
+    """A path is left for another; what another connection in this state is asked for by then.
+
+    `seq`: it is asked for with this, from its other address.
+    """
     world = Watched()
     other = Pair().open().connection("c")
     other.agreement = replace(world.connection.agreement, cid=Cid(b"another of them!"))
     other.state, other.towards = state, towards or other.towards
+    asked = other.attempt
+    if seq is not None and asked is not None:
+        other.attempt = replace(asked, seq=seq, wire=replace(asked.wire, source=Address(C2, 40000)))
     world.known()
     both = [world.connection, other]
     world.starve(1.0)
@@ -306,6 +316,14 @@ def test_all_others_of_a_path_follow_and_who_opens_by_it_too() -> None:
     for state in (State.CONNECTED, State.OPENING):
         cid, trials = leave(state)
         assert [one.cid for one in trials] == [cid]
+
+
+@pytest.mark.parametrize(("seq", "follows"), [(2, True), (0, False)])
+def test_who_is_asked_for_by_another_path_follows_unless_that_was_its_first(
+    seq: int, follows: bool
+) -> None:
+    """R-5.4.8: that other path may have the same dead end."""
+    assert bool(leave(State.OPENING, seq=seq)[1]) is follows
 
 
 def test_who_asks_a_relay_follows_nobody() -> None:

@@ -58,7 +58,8 @@ class World:
         return self.pair.c
 
     def keeper(self) -> PathKeeper:
-        return PathKeeper(self.host, self, self.hear, 4747, self.settle)
+        asked = self.pair.own["s"]
+        return PathKeeper(self.host, self, self.hear, 4747, self.settle, lambda _: asked)
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from wayside.core.address import Flow
 from wayside.core.answerer import Answerer
 from wayside.core.connection import Connection
 from wayside.core.crypto import holds
-from wayside.core.effects import ChangeRules, Effect
+from wayside.core.effects import ChangeRules
 from wayside.core.messages import Open
-from wayside.core.mover import Mover
 from wayside.core.opening import CheckedOpen
 from wayside.kernel import paths
 from wayside.sim.silence import Silence
@@ -33,17 +32,6 @@ def host_that_takes_new_rules_for_silence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Silence, "opened", silent)
 
 
-def end_that_believes_what_it_gave_up(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.6: an answer that comes too late takes it back to the path that both have left."""
-    settle = Mover.settle
-
-    def settled(self: Mover, now: float) -> list[Effect]:
-        given_up = self.attempt is None or self.attempt.message is None
-        return [] if given_up else settle(self, now)
-
-    patch.setattr(Mover, "settle", settled)
-
-
 def end_that_takes_a_question_for_a_move(patch: pytest.MonkeyPatch) -> None:
     """R-5.4.6: who asked whether its path works stays on it, whatever the other end asks since."""
 
@@ -54,11 +42,6 @@ def end_that_takes_a_question_for_a_move(patch: pytest.MonkeyPatch) -> None:
         return not holds(key, message.mac, opened.header.signing, message.signed)
 
     patch.setattr(Answerer, "_is_late", late)
-
-
-def host_that_leaves_who_opens_behind(patch: pytest.MonkeyPatch) -> None:
-    """R-5.4.8: what is asked for by a dead path is asked for by that until it is given up."""
-    patch.setattr(paths, "can_follow", paths.is_watched)
 
 
 def host_that_asks_for_one_connection_only(patch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_a_move_and_a_question_by_another_path_cross_each_other() -> None:
         Fault(Kind.LIE, 8.305, 9.124, "g1", 0.479),
         Fault(Kind.MOVE, 12.767, 2.339, "c2", 0.0),
     )
-    assert World("multihoming", 329, schedule).run().why == ""
+    assert World("multihoming", 49, schedule).run().why == ""
 
 
 @pytest.mark.xfail(

@@ -18,7 +18,7 @@ connections of one path only a few are looked at, the busiest and then each in i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wayside.core.address import IP, Address, Flow, Transport
@@ -29,6 +29,7 @@ from wayside.core.rebinder import Rebinder
 from wayside.core.rule import Cid
 from wayside.core.way import Role
 
+from .openings import is_asked_for, next_path, was_moved
 from .trip import TRY_MAX_S, Trip
 
 FAST_S, SLOW_S = 0.03, 0.25
@@ -217,6 +218,13 @@ class Paths:
             trials += [step] if step is not None else []
         return trials
 
+    def unanswered(
+        self, connections: Iterable[Connection], addresses: Callable[[bytes], Sequence[Address]]
+    ) -> list[Trial]:
+        """What is not up yet, and is asked for by another path now; `addresses`: of a key."""
+        found = [(one, next_path(one, self._own, addresses)) for one in connections]
+        return [Trial(one.agreement.cid, *path) for one, path in found if path is not None]
+
     def answered(
         self, connection: Connection, connections: Iterable[Connection], now: float
     ) -> None:
@@ -250,7 +258,7 @@ class Paths:
         there = self._there(to, wire.destination.ip)
         for one in connections:
             same = one.agreement.peer.key == to.agreement.peer.key
-            if same and can_follow(one) and _path_of(one) == dead:
+            if same and can_follow(one) and (_path_of(one) == dead or was_moved(one)):
                 self._following.append(Trial(one.agreement.cid, wire.source, there))
 
     def _port_of(self, connection: Connection) -> int:
@@ -452,11 +460,8 @@ def is_watched(connection: Connection) -> bool:
 
 
 def can_follow(connection: Connection) -> bool:
-    """Whether another one's path will do for it. A relay that was asked knows of no other."""
-    opens = connection.state is State.OPENING and isinstance(connection, Rebinder)
-    watched = connection.course.transport in WATCHED
-    direct = connection.towards.ip == connection.course.destination.ip
-    return is_watched(connection) or (opens and watched and direct)
+    """Whether another one's path will do for it."""
+    return is_watched(connection) or is_asked_for(connection)
 
 
 def _is_hidden(connection: Connection) -> bool:

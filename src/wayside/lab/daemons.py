@@ -329,7 +329,7 @@ class Daemons:
         ]
 
     def _introduction(self, peer: Daemon, rendezvous: Daemon | None) -> Sequence[str]:
-        asked = f"addresses = {_addresses(*_asked_at(peer))}"
+        asked = f"addresses = {_asked_at(peer)}"
         return (
             f'[peers."{peer.name}"]',
             f'key = "{key_text(peer.public)}"',
@@ -352,12 +352,13 @@ def _relay(there: Node | Daemon) -> str:
     return f'{{ address = {_addresses(there.node)}, key = "{key_text(there.public)}" }}'
 
 
-def _asked_at(host: Daemon) -> tuple[Node, str]:
-    """Whose address leads to a host, and towards which neighbour."""
-    if host.behind is None:
-        return host.node, ""
-    nat, outside = host.behind
-    return nat, outside.name
+def _asked_at(host: Daemon) -> str:
+    """All addresses that lead to a host, the preferred ones first, as TOML."""
+    if host.behind is not None:
+        nat, outside = host.behind
+        return _addresses(nat, outside.name)
+    pairs = host.node.addresses.values()
+    return json.dumps([str(one) for pair in pairs for one in pair])
 
 
 def _keys(daemons: Sequence[Daemon]) -> str:

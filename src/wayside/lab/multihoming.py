@@ -7,6 +7,7 @@ Each host has two links, both up all the time, behind a default-drop gate each, 
 of its own: a network lets nobody speak with another's address. First the core drops whatever comes
 from west or goes there: the client's path is dead, and nobody is told. Then it is back, and
 the one of the server that is used dies. Both ends have TCP and UDP flows in both directions.
+Before all that the same happens to hosts that have no connection yet which could tell them.
 """
 
 from __future__ import annotations
@@ -135,6 +136,13 @@ def play(trial: Trial) -> None:
     site = build(trial)
     stage, client = site.stage, site.client
     _check_shut(site)
+    for box in ("west", "north"):
+        silence(site.core, box)
+        fetched = traffic.curl(client, stage.to)
+        whole = fetched.bytes == traffic.FILE_BYTES
+        said = fetched.error or fetched.seconds
+        trial.check(f"with {box} dead, a first connection goes the other way", whole, said)
+        revive(site.core)
     flows = gaps.flows_from(client, stage.to, PORT, FLOW_S)
     echo = traffic.start_echo(
         client,

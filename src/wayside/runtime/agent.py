@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -84,7 +85,8 @@ class Agent:
         self.applications = Applications(
             host, helper, self.log, self._ask_for_packet, self.close, self._deliver
         )
-        paths = PathKeeper(host, helper, self._deliver, config.listen, self._on_settled)
+        about = (config.listen, self._on_settled, self._addresses_of)
+        paths = PathKeeper(host, helper, self._deliver, *about)
         self.moves = Moves(host, self._deliver, self.applications, self._on_network_changed, paths)
         self.registrations = Registrations(config.steering.registers, self.ask_plainly)
         self.directory = Directory(config, self.asking, self.ask_plainly, self._answered, store)
@@ -214,6 +216,10 @@ class Agent:
     def _on_settled(self) -> None:
         self.moves.look_soon()
         self.subflows.look_soon()
+
+    def _addresses_of(self, key: bytes) -> Sequence[Address]:
+        peer = self.directory.peer_of(key)
+        return peer.addresses if peer else ()
 
     def _ask_for_packet(self, cid: Cid, packet: Packet) -> bool:
         """Ask for the connection that an application's first packet begins."""

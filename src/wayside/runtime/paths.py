@@ -16,13 +16,14 @@ from typing import Protocol
 import structlog
 
 from wayside.core.address import IP, Address, Flow, Transport
-from wayside.core.connection import State
+from wayside.core.connection import Connection, State
 from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
 from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.multihoming import read_ways_out
-from wayside.kernel.paths import Paths
+from wayside.kernel.openings import is_asked_for
+from wayside.kernel.paths import Paths, Trial
 from wayside.kernel.plan import InstalledRule, KernelError
 
 from .udp import source_towards
@@ -49,7 +50,8 @@ class Counters(Protocol):
 class PathKeeper:
     """Watches the paths of a host. `deliver`: gives its machine an event; `port`: it listens on.
 
-    `on_settled`: its addresses are others, and what was chosen among them may be, too.
+    `on_settled`: its addresses are others, and what was chosen among them may be, too;
+    `addresses_of`: where a peer (key: 32 bytes) is asked.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class PathKeeper:
         deliver: Callable[[OpenRequested | SourcesChanged], None],
         port: int,
         on_settled: Callable[[], None],
+        addresses_of: Callable[[bytes], Sequence[Address]],
     ) -> None:
         self.paths = Paths(host.context.key.public)
         self._host = host
@@ -66,6 +69,7 @@ class PathKeeper:
         self._deliver = deliver
         self._port = port
         self._on_settled = on_settled
+        self._addresses_of = addresses_of
         self._latest: dict[bytes, Cid] = {}
         self._watching: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -152,11 +156,22 @@ class PathKeeper:
     async def _look(self) -> bool:
         """Look once; whether there was anything to look at."""
         connections = list(self._host.connections.values())
+        opening = [one for one in connections if is_asked_for(one)]
+        self._try(self.paths.unanswered(opening, self._addresses_of))
         due = self.paths.due(connections)
         if not due:
-            return False
+            return bool(opening)
+        counted = await self._count(due)
+        live = [one for one in connections if one.agreement.cid in self._host.connections]
+        self._try(self.paths.look(counted, live, time.monotonic()))
+        return True
+
+    async def _count(self, connections: Sequence[Connection]) -> dict[Cid, tuple[int, int]]:
+        """Packets sent and heard so far."""
         matches = [
-            match for one in due for match in (one.agreement.local, one.agreement.wire.reversed())
+            match
+            for one in connections
+            for match in (one.agreement.local, one.agreement.wire.reversed())
         ]
         counted: dict[Cid, tuple[int, int]] = {}
         for found in await self._counters.look_up(matches):
@@ -169,8 +184,11 @@ class PathKeeper:
                 counted[cid] = (sent + found.packets, heard)
             else:
                 counted[cid] = (sent, heard + found.packets)
-        live = [one for one in connections if one.agreement.cid in self._host.connections]
-        for trial in self.paths.look(counted, live, time.monotonic()):
+        return counted
+
+    def _try(self, trials: Sequence[Trial]) -> None:
+        """Have these asked for by these paths."""
+        for trial in trials:
             about = self._host.connections[trial.cid].agreement
             wire = Flow(about.wire.transport, trial.source, trial.destination)
             self._deliver(
@@ -178,4 +196,3 @@ class PathKeeper:
                     trial.cid, about.peer, about.service, wire, about.local, trial.destination
                 )
             )
-        return True

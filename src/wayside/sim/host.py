@@ -65,10 +65,11 @@ LOOK_AGAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What a host's configuration says of another."""
+    """What a configuration says of another host. `others`: its further addresses."""
 
     identity: PeerIdentity
     signaling: Address
+    others: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,11 @@ class HostBox(Box):
     def chosen_for(self, to: Address) -> Address | None:
         """As paths.py says."""
         return self.paths.source_towards(to)
+
+    def addresses_of(self, peer: bytes) -> tuple[Address, ...]:
+        """Where a peer is asked."""
+        known = self.durable.peers.get(peer)
+        return (known.signaling, *known.others) if known else ()
 
     def way_of(self, raw: bytes) -> Interface | None:
         """As paths.py says."""

@@ -6,13 +6,15 @@ and no link gives a sign when it dies further on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
 from wayside.core.rule import Cid
-from wayside.kernel.paths import Paths
+from wayside.kernel.openings import is_asked_for
+from wayside.kernel.paths import Paths, Trial
 
 from .wire import five_tuple, sent_from
 
@@ -90,21 +92,26 @@ class PathKeeper:
         machine = self._host.host
         assert machine is not None
         connections = list(machine.connections.values())
+        opening = [one for one in connections if is_asked_for(one)]
+        self._try(driver, self.paths.unanswered(opening, self._host.addresses_of))
         due = self.paths.due(connections)
         if not due:
-            return False
+            return bool(opening)
         packets = {five_tuple(one.rule.match): one.packets for one in self._host.rules}
         counted: dict[Cid, tuple[int, int]] = {}
         for one in due:
             about = one.agreement
             out, back = five_tuple(about.local), five_tuple(about.wire.reversed())
             counted[about.cid] = (packets.get(out, 0), packets.get(back, 0))
-        for trial in self.paths.look(counted, connections, self._host.local.now):
-            connection = machine.connections.get(trial.cid)
+        self._try(driver, self.paths.look(counted, connections, self._host.local.now))
+        return True
+
+    def _try(self, driver: Driver, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            connection = self._host.host.connections.get(trial.cid) if self._host.host else None
             if connection is None:
                 continue
             about, there = connection.agreement, trial.destination
             wire = Flow(about.wire.transport, trial.source, there)
             asked = (trial.cid, about.peer, about.service, wire, about.local, there)
             driver.deliver(OpenRequested(*asked))
-        return True

@@ -338,7 +338,8 @@ class Builder:
             return Peer(PeerIdentity(_nobody(server), leave=Leave(gate=True)), at)
         if self.found is not None and not (self.spec.more.consent and self.chance.random() < 0.5):
             at = self.found.interfaces[0].signaling
-        return Peer(PeerIdentity(server.key), at)
+        others = tuple(one.signaling for one in server.interfaces if one.signaling != at)
+        return Peer(PeerIdentity(server.key), at, others if self.spec.more.paths else ())
 
     def _wanted(self, host: HostBox, server: HostBox) -> list[Client]:
         kinds = [(443, Transport.TCP), (53, Transport.UDP)]
