@@ -110,6 +110,30 @@ def test_a_kernel_that_does_not_tell_changes_nothing(world: World) -> None:
     assert world.heard == []
 
 
+def test_news_of_addresses_wait_for_whoever_moves_and_are_read_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-5.4.7: at the start they are read at once."""
+    monkeypatch.setattr(module, "READ_AFTER_S", 0.05)
+
+    async def go() -> list[int]:
+        keeper, routed = world.keeper(), list[int]()
+        keeper.start()
+        await asyncio.sleep(0.01)
+        routed.append(world.routed)
+        world.ways.reverse()
+        for _ in range(3):
+            keeper.network_changed()
+            await asyncio.sleep(0.005)
+        routed.append(world.routed)
+        await asyncio.sleep(0.1)
+        routed.append(world.routed)
+        keeper.stop()
+        return routed
+
+    assert asyncio.run(go()) == [1, 1, 2]
+
+
 def test_both_rules_of_a_connection_are_looked_up(world: World) -> None:
     """R-5.4.8."""
     run(world)

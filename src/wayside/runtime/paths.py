@@ -31,6 +31,11 @@ from .udp import source_towards
 _log = structlog.get_logger()
 
 _NOTHING_TO_DO_S = 1.0
+
+READ_AFTER_S = 0.3
+"""From news of addresses or routes until all are read, and routed by: that takes 30 ms on a core of
+this daemon and its helper, and a move that is under way needs both."""
+
 PEERS_MAX = 4096
 """With several addresses, whose newest connection is remembered."""
 
@@ -73,22 +78,30 @@ class PathKeeper:
         self._latest: dict[bytes, Cid] = {}
         self._watching: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to watch."""
         self._watching = asyncio.ensure_future(self._watch())
-        self.network_changed()
+        self._read_now()
 
     def stop(self) -> None:
         """Watch no more."""
         for task in (self._watching, self._reading):
             if task is not None:
                 task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def network_changed(self) -> None:
-        """Addresses or routes are others: read them."""
-        if self._watching is not None:
-            self._reading = asyncio.ensure_future(self._read(self._reading))
+        """Addresses or routes are others: read them, when whoever moves has moved."""
+        if self._watching is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(READ_AFTER_S, self._read_now)
+
+    def _read_now(self) -> None:
+        self._timer = None
+        self._reading = asyncio.ensure_future(self._read(self._reading))
 
     def opened(self, report: ReportOpened) -> None:
         """A connection is up, or up again, perhaps by another path.
