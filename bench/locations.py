@@ -4,7 +4,8 @@ Both sides do the same in turns, from one client process: `KEYS` locations of `R
 `CALLERS` callers at a time. The control is the bare store from the same client in the same
 batches, with nothing decided and nobody waiting for a single answer: `INSERT OR REPLACE` and
 `SELECT` in a loop, pipelined `SET ... PX` and `GET` without WAIT. So a ratio says what
-compare-and-set, confirmation by a replica, deadlines and an interface of single calls cost.
+compare-and-set, confirmation by a replica, deadlines and an interface of single calls cost. Python
+collects garbage as in our daemons.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from place import Bench
 from redis.asyncio import Redis
 
 from wayside.lab.redis_cluster import MASTERS, RedisCluster, master_of
+from wayside.runtime import collector
 from wayside.runtime.locations import BATCH_MAX, LocationStore
 from wayside.runtime.locations_redis import RedisLocations
 from wayside.runtime.locations_sqlite import SCHEMA, SqliteLocations
@@ -54,6 +56,7 @@ class Side(Protocol):
 
 def measure(bench: Bench) -> Iterator[Figure]:
     """Both stores, updates and look-ups each."""
+    collector.settle()
     keys = [os.urandom(32) for _ in range(KEYS // (2 if bench.quick else 1))]
     rounds = bench.rounds(20, 6)
     bench.out.mkdir(parents=True, exist_ok=True)

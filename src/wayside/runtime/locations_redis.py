@@ -213,7 +213,7 @@ class RedisLocations:
                 sizes = await asyncio.gather(*(lane.ask((b"DBSIZE",)) for lane in lanes))
         except (TimeoutError, RedisError) as error:
             raise self._away(str(error) or self._trouble) from error
-        return sum(size.said for size in sizes)
+        return sum(size for size, _ in sizes)
 
     async def close(self) -> None:
         """Finish what is under way, and close the connections."""
@@ -302,11 +302,11 @@ class RedisLocations:
             node = self._nodes[0]
             self._nodes.rotate(-1)
             try:
-                answer = await self._lane(node, False).ask((b"CLUSTER", b"SLOTS"))
+                slots, _ = await self._lane(node, False).ask((b"CLUSTER", b"SLOTS"))
             except RedisError as error:
                 self._trouble = str(error)
                 continue
-            found, nodes = _masters_of(answer.said, node[0])
+            found, nodes = _masters_of(slots, node[0])
             if found:
                 self._masters = found
                 self._nodes = deque(dict.fromkeys((*nodes, *self._seeds)))
