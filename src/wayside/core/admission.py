@@ -22,8 +22,9 @@ from .opening import answer
 from .route import TokenBox
 from .rule import Cid
 
-PREFIXES_MAX = 65_536
-"""Networks whose budget is remembered; the one that was quiet longest is forgotten first."""
+PREFIXES_MAX = 16_384
+"""Networks whose budget is remembered, 5 MB; the one that was quiet longest is forgotten first. A
+forger has more of them than any table: what he gets is the budget of all together."""
 
 
 @dataclass(frozen=True, slots=True)
