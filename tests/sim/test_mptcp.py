@@ -133,10 +133,10 @@ def test_what_leaves_by_a_subflow_after_its_connection_is_over_is_noticed() -> N
 
 def test_an_agent_that_looks_without_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by this world: a subflow that was refused, by a path that was not wanted any more."""
-    assert World(NAME, 7, ()).run().ok
+    assert World(NAME, 16, ()).run().ok
     monkeypatch.setattr("wayside.sim.clock.STEPS_MAX", 30_000)
     broken_agents.agent_that_looks_again_at_once(monkeypatch)
-    assert World(NAME, 7, ()).run().check == "endless"
+    assert World(NAME, 16, ()).run().check == "endless"
 
 
 def test_a_first_subflow_that_is_lost_gives_its_path_to_another() -> None:

@@ -43,6 +43,10 @@ it for a flow that goes one way, up to a question a second."""
 ASKS = 2
 """One datagram may be lost."""
 
+READ_AFTER_S = 0.3
+"""From news of addresses or routes until all are read, and routed by: that takes 30 ms on a core of
+a daemon and its helper, and a move that is under way needs both."""
+
 RETURN_S, RETURN_MAX_S = 30.0, 600.0
 """After so long the path that was left is tried again; twice as long each time that it is dead."""
 

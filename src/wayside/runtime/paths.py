@@ -23,7 +23,7 @@ from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.multihoming import read_ways_out
 from wayside.kernel.openings import is_asked_for
-from wayside.kernel.paths import Paths, Trial
+from wayside.kernel.paths import READ_AFTER_S, Paths, Trial
 from wayside.kernel.plan import InstalledRule, KernelError
 
 from .udp import source_towards
@@ -31,10 +31,6 @@ from .udp import source_towards
 _log = structlog.get_logger()
 
 _NOTHING_TO_DO_S = 1.0
-
-READ_AFTER_S = 0.3
-"""From news of addresses or routes until all are read, and routed by: that takes 30 ms on a core of
-this daemon and its helper, and a move that is under way needs both."""
 
 PEERS_MAX = 4096
 """With several addresses, whose newest connection is remembered."""

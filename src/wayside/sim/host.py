@@ -228,7 +228,7 @@ class HostBox(Box):
         changed = changed_sources(going, self.source_for)
         if changed:
             self.driver.deliver(SourcesChanged(changed))
-        self.paths.settle()
+        self.paths.network_changed()
         self.registering.try_now()
 
     def _register(self) -> None:

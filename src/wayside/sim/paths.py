@@ -14,7 +14,7 @@ from wayside.core.effects import ReportOpened
 from wayside.core.events import OpenRequested, SourcesChanged
 from wayside.core.rule import Cid
 from wayside.kernel.openings import is_asked_for
-from wayside.kernel.paths import Paths, Trial
+from wayside.kernel.paths import READ_AFTER_S, Paths, Trial
 
 from .wire import five_tuple, sent_from
 
@@ -39,10 +39,14 @@ class PathKeeper:
         host = self._host
         if host.settings.watches and host.settings.virtual and host.driver is not None:
             self.paths, self._driver = Paths(host.key), host.driver
+            host.place.clock.after(0.0, self._settle)
             self._watch(host.driver)
 
-    def settle(self) -> None:
-        """Which addresses the host has now."""
+    def network_changed(self) -> None:
+        """Addresses are others: read them, when whoever moves has moved."""
+        self._host.place.clock.after(READ_AFTER_S, self._settle)
+
+    def _settle(self) -> None:
         host = self._host
         if self._driver is None or host.driver is not self._driver:
             return
@@ -83,7 +87,6 @@ class PathKeeper:
         host = self._host
         if driver is not host.driver:
             return
-        self.settle()
         busy = self._look(driver)
         wait_s = self.paths.interval_s(host.local.now) if busy else NOTHING_TO_DO_S
         host.place.clock.after(wait_s, lambda: self._watch(driver))
