@@ -40,7 +40,6 @@ from wayside.core.messages import (
 from wayside.core.opening import SIGNATURE_CONTEXT, open_hash
 from wayside.core.route import hops_hash
 
-BODY = {Accept: AcceptTerms, Reject: RejectTerms, Redirect: RedirectTerms}
 ELSEWHERE = Address.parse("192.0.2.66:4747")
 
 

@@ -21,9 +21,6 @@ from wayside.core.passage import Stage
 from wayside.core.rule import Action, Cid, Rule
 from wayside.core.stopping import may_stop
 
-DEAF = {Stop}
-"""A source that does not listen: what reaches it is held back."""
-
 
 def stopped(gates: int = 3, seconds: float = 0.1, lifetime_s: float = 60, **more: object) -> Pair:
     """A connection through gates whose responder has just said STOP; the source does not hear."""

@@ -36,7 +36,7 @@ from netns.data_plane_stage import (
 )
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.rule import Action, Rule
-from wayside.kernel.endings import ended_flows, open_flows
+from wayside.kernel.endings import ended_flows, is_open
 from wayside.kernel.packets import build_refusal, build_udp, parse_packet
 from wayside.kernel.plan import Remove
 from wayside.kernel.tap import inject, read_packets, release
@@ -220,7 +220,7 @@ def test_the_end_of_a_tcp_socket_is_told_with_the_addresses_it_had(stage: Stage)
     local, at_server = meet(stage, 4, Transport.TCP, other_ports=False)
     client, server = connect_through(stage, at_server.source, local)
     with inside(stage.client.node):
-        assert local in open_flows()
+        assert is_open(local)
     ended_flows(stage.client_sockets.tcp_ends)
     server.close()
     client.close()

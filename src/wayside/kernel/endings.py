@@ -1,7 +1,7 @@
 """Which TCP connections of this machine have ended, from the kernel's sock_diag.
 
 The kernel tells every listener when a TCP socket is gone for good: `ended_flows` reads that.
-`open_flows` says which are there, for an agent that was away meanwhile.
+`is_open` asks about one, for an agent that was away meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 
 from wayside.core.address import IP, Address, Flow, Transport
 
@@ -26,9 +25,6 @@ _HEADER = struct.Struct("=IHHII")
 _SOCK_DIAG_BY_FAMILY = 20
 _ID_AT = _HEADER.size + 4
 """inet_diag_msg begins with family, state, timer and retransmissions, a byte each."""
-
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_LISTEN = "0A"
 
 
 def ended_flows(sock: socket.socket) -> list[Flow]:
@@ -91,26 +87,6 @@ def _is_over(state: int, timer: int) -> bool:
     return state == _TCP_CLOSE or timer == _TIMER_TIME_WAIT
 
 
-def open_flows() -> set[Flow]:
-    """The flows of all TCP sockets of this network namespace that are connected."""
-    found: set[Flow] = set()
-    for table in _TABLES:
-        if not table.exists():
-            continue
-        for line in table.read_text().splitlines()[1:]:
-            _, local, remote, state = line.split()[:4]
-            if state == _LISTEN:
-                continue
-            source, destination = _proc_address(local), _proc_address(remote)
-            if (
-                source is not None
-                and destination is not None
-                and source.family == destination.family
-            ):
-                found.add(Flow(Transport.TCP, source, destination))
-    return found
-
-
 def _flow(family: int, addresses: bytes, sport: int, dport: int) -> Flow | None:
     size = 4 if family == socket.AF_INET else 16
     try:
@@ -119,16 +95,6 @@ def _flow(family: int, addresses: bytes, sport: int, dport: int) -> Flow | None:
             Address(_ip(addresses[:size]), sport),
             Address(_ip(addresses[16 : 16 + size]), dport),
         )
-    except ValueError:
-        return None
-
-
-def _proc_address(text: str) -> Address | None:
-    """`0100007F:1F90`: words of 4 bytes in this machine's byte order."""
-    words, _, port = text.partition(":")
-    raw = b"".join(struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8))
-    try:
-        return Address(_ip(raw), int(port, 16))
     except ValueError:
         return None
 

@@ -67,7 +67,6 @@ HOST_KINDS = (Kind.SPOOF, Kind.POSE)
 MOVING_KINDS = (Kind.LINK_DOWN, Kind.READDRESS, Kind.MOVE)
 STORE_KINDS = (Kind.STORE_LIES, Kind.STORE_LOSES)
 GATE_KINDS = (Kind.LIE,)
-WORLD_KINDS = (Kind.GUESS, Kind.FLOOD)
 
 
 @dataclass(frozen=True, slots=True)
