@@ -1,9 +1,9 @@
 """The style, the simplicity budget and the specification, kept by tests and not by good will.
 
-- Sizes: a file ends at 500 lines, a function at 70, a class at 12 attributes; core at 5,260 lines
+- Sizes: a file ends at 500 lines, a function at 70, a class at 12 attributes; core at 5,300 lines
   of code.
 - Imports: one arrow, core <- kernel <- runtime <- api <- lab <- cli; core is pure.
-- Simplicity: 8 messages; a machine has at most 8 states and 5 timers; 12 events, 12 effects.
+- Simplicity: 8 messages; a machine has at most 8 states and 5 timers; 12 events, 13 effects.
 - Specification: every requirement R-x.y of docs/spec.md is cited by a test, and nothing cites a
   requirement that the specification does not have.
 
@@ -29,12 +29,12 @@ SPEC = TOP / "docs" / "spec.md"
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 CLASS_ATTRIBUTES_MAX = 12
-CORE_LINES_MAX = 5260
+CORE_LINES_MAX = 5300
 MESSAGES_MAX = 8
 STATES_MAX = 8
 TIMERS_MAX = 5
 EVENTS_MAX = 12
-EFFECTS_MAX = 12
+EFFECTS_MAX = 13
 
 LAYERS = ("core", "kernel", "runtime", "api", "lab", "cli")
 """Each may import what stands before it."""

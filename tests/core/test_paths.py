@@ -237,7 +237,7 @@ def test_a_hidden_hosts_other_addresses_are_not_told() -> None:
     pair.open()
     server = pair.connection("s")
     assert server.offer is not None
-    assert server.offer.alternatives == (second(pair, "s"),)
+    assert server.offer.said.alternatives == (second(pair, "s"),)
     hiding = Hop(bytes(32), Role.HIDING, 60, b"", source=pair.own["c"][0])
     event = pair.last(Open)
     header, message = message_of(event.data)
@@ -249,7 +249,7 @@ def test_a_hidden_hosts_other_addresses_are_not_told() -> None:
         header, hidden, event.source, event.destination, False, "", event.data, False
     )
     offer, _ = server._offer(server.offer.opened, received, hidden, pair.now)  # type: ignore[attr-defined]
-    assert offer.alternatives == ()
+    assert offer.said.alternatives == ()
 
 
 def test_an_accept_with_all_alternatives_is_still_smaller_than_its_question() -> None:

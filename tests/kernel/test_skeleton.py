@@ -15,6 +15,17 @@ def test_the_same_table_has_the_same_name_and_another_has_another() -> None:
     assert gate_skeleton(["in0"], ["out0"], 120.0, 4747).name == names[0]
 
 
+def test_only_who_hides_hosts_drops_punches_and_before_all_else() -> None:
+    """R-12.6: none passes by a rule that is in force, and no kernel of ours answers one."""
+    plain = gate_skeleton(["in0"], ["out0"], 120.0, 4747)
+    hides = gate_skeleton(["in0"], ["out0"], 120.0, 4747, hides=True)
+    assert plain.name != hides.name
+    (line,) = set(hides.first.splitlines()) - set(plain.first.splitlines())
+    assert "chain admit" in line  # where the rules that let in come later
+    begins = b"CSP\x01\0\0\0\0".hex()
+    assert f"udp length {8 + 32} @th,64,64 0x{begins} counter drop" in line
+
+
 def test_no_line_flushes_or_names_a_table_of_somebody_else() -> None:
     for skeleton in (
         host_skeleton("fd77:6179:7364::/48", 4747),

@@ -11,12 +11,12 @@ import pytest
 
 from pair import Pair
 from wayside.core.address import Address, Flow, Transport
-from wayside.core.effects import ReportOpened, ReportRefused
+from wayside.core.effects import Punch, ReportOpened, ReportRefused
 from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
 from wayside.core.messages import Code
 from wayside.core.rule import Cid
-from wayside.kernel.packets import Packet, build_ip, build_udp
+from wayside.kernel.packets import Packet, build_ip, build_udp, parse_packet, with_checksum
 from wayside.kernel.plan import Change, KernelError, Put, Remove
 from wayside.runtime import applications
 from wayside.runtime.applications import Applications
@@ -30,6 +30,7 @@ class FakeTap:
         self.hears = on_packet
         self.injected: list[bytes] = []
         self.released: list[bytes] = []
+        self.sent: list[bytes] = []
 
     def start(self) -> None: ...
 
@@ -40,6 +41,9 @@ class FakeTap:
 
     def release(self, packet: bytes) -> None:
         self.released.append(packet)
+
+    def send(self, packet: bytes) -> None:
+        self.sent.append(packet)
 
 
 class Kernel:
@@ -280,3 +284,20 @@ def test_any_other_no_is_not_asked_again(code: Code) -> None:
         assert (len(stage.asked), len(stage.tap.injected)) == (1, 1)
 
     played(run)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_punch_leaves_as_the_wire_has_it(family: int) -> None:
+    """R-12.6: a datagram with right checksums, by no socket of the application's."""
+    here, there = ("10.0.1.2", "10.0.3.2") if family == 4 else ("fd00:1::2", "fd00:3::2")
+    ends = (Address.parse(here).with_port(8443), Address.parse(there).with_port(40001))
+    flow, data = Flow(Transport.UDP, *ends), b"CSP\x01" + bytes(28)
+
+    async def run(stage: Stage) -> None:
+        stage.these.punch(Punch(Cid(bytes(16)), flow, data))
+
+    (raw,) = played(run).tap.sent
+    packet = parse_packet(raw)
+    assert packet is not None
+    assert (packet.flow, packet.payload) == (flow, data)
+    assert with_checksum(packet) == raw

@@ -14,6 +14,7 @@ from wayside.core.identity import key_text
 from wayside.runtime.config import HostConfig, default_socket, load_host
 from wayside.runtime.errors import ConfigError, WaysideError
 from wayside.runtime.gate_config import GateConfig, load_gate
+from wayside.runtime.host import make_host
 from wayside.runtime.keyfile import write_certificate
 from wayside.runtime.steering import Rendezvous
 
@@ -127,6 +128,13 @@ def test_an_option_goes_over_the_environment_over_the_file_over_the_default(
     assert host(tmp_path, "listen = 1000", WAYSIDE_LISTEN="2000").listen == 2000
     path = tmp_path / "host.toml"
     assert load_host(path, {"listen": 3000}, {"WAYSIDE_LISTEN": "2000"}).listen == 3000
+
+
+def test_a_nat_lets_in_only_where_the_file_says_so(tmp_path: Path) -> None:
+    """R-12.6: the user knows, and the machine is told."""
+    assert not host(tmp_path, "").nat_lets_in
+    config = host(tmp_path, "nat_lets_in = true")
+    assert make_host(config, SigningKey(bytes(32)), bytes(32), []).context.let_in
 
 
 def test_mptcp_is_managed_only_where_the_file_says_so(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from .crypto import (
     seal,
     unseal,
 )
-from .effects import ChangeRules, DeliverData, Effect, SendDatagram
+from .effects import ChangeRules, DeliverData, Effect, Punch, SendDatagram
 from .errors import DropReason
 from .events import DataAnswered, MessageReceived
 from .messages import Accept, AcceptTerms, Close, Confirm, Hop, Open, OpenTerms, encode
@@ -64,6 +64,17 @@ OLD_WAYS_MAX = 4
 """Rules for packets to where we were, or were asked, beside the one for where we are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ourselves:
+    """What our ACCEPT says of ourselves: what is confirmed has to be what was said.
+
+    `alternatives`: where else we are; `silent`: the NAT before us says nothing.
+    """
+
+    alternatives: tuple[Address, ...] = ()
+    silent: bool = False
+
+
 @dataclass(slots=True)
 class Offer:
     """One OPEN that we agreed to, until its CONFIRM (and after it, for repetitions)."""
@@ -79,8 +90,7 @@ class Offer:
     hops: tuple[Hop, ...]
     credit: float
     """Bytes we may still send before CONFIRM: no more than came from there. Spec: R-7.5."""
-    alternatives: tuple[Address, ...] = ()
-    """Where else we are, as our ACCEPT says: what is confirmed has to be what was said."""
+    said: Ourselves = Ourselves()
     data: bytes = b""
     tries: int = 0
     confirmed: bool = False
@@ -237,8 +247,10 @@ class Answerer(Connection):
             credit=self._credit(event),
         )
         hidden = any(hop.role == Role.HIDING for hop in message.hops)
+        alternatives: tuple[Address, ...] = ()
         if not hidden and hops_size(message.hops) <= c.HOPS_BYTES_MAX - ALTERNATIVES_BYTES:
-            offer.alternatives = self.host.alternatives(offer.wire)
+            alternatives = self.host.alternatives(offer.wire)
+        offer.said = Ourselves(alternatives, self.host.is_behind(message.hops, wire.family))
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
 
@@ -247,7 +259,7 @@ class Answerer(Connection):
         offer = self.offer
         if self.state is not State.ANSWERING or offer is None:
             return []
-        told = ALTERNATIVES_BYTES if offer.alternatives else 0
+        told = ALTERNATIVES_BYTES if offer.said.alternatives else 0
         room = c.OPEN_BYTES_MIN - 420 - told - hops_size(offer.hops)
         if len(event.data) <= min(room, c.DATA_BYTES_MAX):
             offer.data = event.data
@@ -268,19 +280,28 @@ class Answerer(Connection):
             self.timers.start(Timer.OFFER, now + wait_s)
         offer.tries += 1
         datagram = self._accept_datagram(offer)
-        if len(datagram.data) > offer.credit:
+        punch = self._punch(offer) if offer.tries <= c.PUNCHES else []
+        size = len(datagram.data) + c.HEADER_BYTES * len(punch)
+        if size > offer.credit:
             return []
-        offer.credit -= len(datagram.data)
+        offer.credit -= size
         cid, pending = self.agreement.cid, offer.pending(self.agreement)
         if pending and self.state is State.OFFERED:
-            return [ChangeRules(cid, pending, (), (datagram,))]
+            return [*punch, ChangeRules(cid, pending, (), (datagram,))]
         if pending and offer.after != self.agreement.wire:
             # Until it takes the place of what is now, or another move does. Packets may still be on
             # the way to where we were before our own last move.
             ways = (*pending, *(rule for rule in self.old if rule not in pending))
             self.old, gone = ways[:OLD_WAYS_MAX], ways[OLD_WAYS_MAX:]
-            return [ChangeRules(cid, pending, gone, (datagram,))]
-        return [datagram]
+            return [*punch, ChangeRules(cid, pending, gone, (datagram,))]
+        return [*punch, datagram]
+
+    def _punch(self, offer: Offer) -> list[Punch]:
+        """The NAT before us lets packets in where it has seen one of ours go. Spec: R-12.6."""
+        if not offer.said.silent or offer.wire.transport is not Transport.UDP:
+            return []
+        cid = self.agreement.cid
+        return [Punch(cid, offer.after, Header(0, 0, cid).signing)]
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
         header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
@@ -308,8 +329,8 @@ class Answerer(Connection):
             check=check_of(confirm_proof(offer.key, offer.seq, about.cid)),
             destination=offer.asked.destination.with_port(about.wire.source.port),
             ephemeral=offer.ephemeral,
-            lifetime_s=int(self.host.lifetime_s),
-            alternatives=offer.alternatives,
+            lifetime_s=int(self.host.longest_s(offer.said.silent)),
+            alternatives=offer.said.alternatives,
             sealed=sealed,
         )
         return encode_body(terms)
@@ -362,7 +383,7 @@ class Answerer(Connection):
             self.towards = offer.towards
         if offer.seq == self.keys.seq:
             self.hops = offer.hops
-        most = self.host.lifetime_s
+        most = self.host.longest_s(offer.said.silent)
         granted = [most, offer.asked.lifetime_s or most, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         self.timers.stop(Timer.OFFER)
@@ -374,7 +395,8 @@ class Answerer(Connection):
         about = self.agreement
         report = replace(self._up(), refreshed=not first)
         if first:
-            return [ChangeRules(about.cid, about.outbound, switch.remove), save(self), report]
+            rules = ChangeRules(about.cid, about.outbound, switch.remove)
+            return [rules, *self._punch(offer), save(self), report]
         moved = offer.after != before.wire or switch.remove
         return [*([switch] if moved else []), save(self), report, *self.settle(now)]
 

@@ -106,7 +106,7 @@ class Asker(Yielding):
             destination=wire.destination,
             ephemeral=ephemeral_public(secret),
             time_s=int(self.host.unix_s(now)),
-            lifetime_s=int(self.host.lifetime_s),
+            lifetime_s=int(self._longest_s(outside)),
             from_certificate=self.host.certificate,
             to_certificate=about.peer.certificate,
             approval=approval,
@@ -145,6 +145,10 @@ class Asker(Yielding):
             return ()
         told = [hop.source for hop in self.hops if hop.source is not None]
         return tuple(source.with_port(c.SIGNALING_PORT) for source in told[-1:])
+
+    def _longest_s(self, outside: Address | None) -> float:
+        """What we ask for at most: a NAT that says nothing must not forget us. Spec: R-12.6."""
+        return self.host.longest_s(self.agreement.service == c.LOCATION_SERVICE and bool(outside))
 
     def _next_seq(self) -> int:
         """Higher than all before, and of our own kind. Spec: R-5.1.1, R-5.4.1."""
@@ -314,7 +318,8 @@ class Asker(Yielding):
             asked = self.offer.wire.destination  # it moves there itself, or was there until now
             there = wire.destination if asked == before.wire.destination else asked
             self.offer.after = replace(wire, destination=there)
-        granted = [self.host.lifetime_s, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
+        most = self._longest_s(attempt.outside)
+        granted = [most, terms.lifetime_s, *(hop.lifetime_s for hop in self.hops)]
         self.lifetime_s = max(c.LIFETIME_MIN_S, min(granted))
         if first:
             self._enter(State.CONNECTED)

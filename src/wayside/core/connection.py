@@ -86,6 +86,19 @@ class HostContext:
     tickets: Tickets = field(default_factory=Tickets)
     own: tuple[Address, ...] = ()
     """Where this host can be asked, each a path of its own."""
+    behind: dict[Cid, tuple[bytes, int]] = field(default_factory=dict[Cid, tuple[bytes, int]])
+    """Registrations that came through a NAT that says nothing: with which key, 32 bytes, and by
+    which family. Spec: R-12.6."""
+    let_in: bool = False
+    """Whether that NAT lets everything in, as the user says."""
+
+    def is_behind(self, hops: tuple[Hop, ...], family: int) -> bool:
+        """Whether such a NAT is before us on this route: our rendezvous hides us. Spec: R-12.6."""
+        return any((hop.key, family) in self.behind.values() for hop in hops)
+
+    def longest_s(self, silent: bool) -> float:
+        """The lifetime that we ask for and grant; `silent`: a NAT has to be kept awake. R-12.6."""
+        return min(self.lifetime_s, c.SILENT_NAT_S) if silent else self.lifetime_s
 
     def unix_s(self, now: float) -> float:
         """Wall-clock time, unix seconds."""

@@ -93,6 +93,12 @@ CLOSE_TRIES = 3
 STOP_TRIES = 5
 """A STOP is said in a flood, which may take its answers with it: twice as patient as a CLOSE."""
 
+PUNCHES = 3
+"""Before so many ACCEPTs of one OPEN: a packet or two may be lost."""
+
+SILENT_NAT_S = 60.0
+"""Refreshed at a third of it: there are NATs that forget UDP after 30 s of silence."""
+
 LINGER_S = 5.0
 """A closed connection is remembered so long, to echo a repeated CLOSE and to refuse a replay."""
 

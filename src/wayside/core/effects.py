@@ -31,6 +31,15 @@ class SendDatagram:
 
 
 @dataclass(frozen=True, slots=True)
+class Punch:
+    """Send this datagram of a connection's own flow, as it is on the wire, now. Spec: R-12.6."""
+
+    cid: Cid
+    flow: Flow
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRules:
     """In one transaction: remove these rules, put those; then send."""
 
@@ -148,6 +157,7 @@ class Dropped:
 
 Effect = (
     SendDatagram
+    | Punch
     | ChangeRules
     | ReadRule
     | KeepLocation

@@ -14,7 +14,7 @@ from . import constants as c
 from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
 from .approval import check_approval
-from .connection import Agreement, Connection, ConnectionEvent, HostContext, hops_size
+from .connection import Agreement, Connection, ConnectionEvent, HostContext, State, hops_size
 from .effects import Dropped, Effect
 from .ends import Initiator, Responder
 from .errors import DropReason
@@ -266,6 +266,10 @@ class Host:
         if not offered.is_for(terms.from_key, opened.from_name):
             reason = f"{terms.service} is not for {opened.from_name or 'you'}"
             return self._refuse(event, opened, Code.POLICY, reason, terms.service)
+        behind = self.context.is_behind(message.hops, terms.source.family)
+        if behind and terms.transport.protocol == Transport.TCP.protocol:
+            reason = "the NAT before this host says nothing, and lets no TCP in"
+            return self._refuse(event, opened, Code.NO_ROUTE, reason)
         return self._responder(event, opened, offered.port)
 
     def _responder(
@@ -350,6 +354,7 @@ class Host:
         self, connection: Connection, before: Agreement, effects: list[Effect], now: float
     ) -> list[Effect]:
         """Keep the books of a connection that may have moved, or ended."""
+        self._note(connection)
         if connection.agreement is not before:
             self._unindex(before)
             self._quota.release(before.wire.destination.ip)
@@ -378,7 +383,17 @@ class Host:
                 self._index(connection.agreement)
         return changes + told
 
+    def _note(self, connection: Connection) -> None:
+        """Know by which registrations a NAT that says nothing is before us. Spec: R-12.6."""
+        about = connection.agreement
+        up = connection.state is State.CONNECTED and not self.context.let_in
+        if about.service == c.LOCATION_SERVICE and about.outside is not None and up:
+            self.context.behind[about.cid] = (about.peer.key, about.wire.family)
+        else:
+            self.context.behind.pop(about.cid, None)
+
     def _keep(self, connection: Connection) -> None:
+        self._note(connection)
         self.connections[connection.agreement.cid] = connection
         self._index(connection.agreement)
         self._watch(connection)

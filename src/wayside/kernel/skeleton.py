@@ -28,6 +28,9 @@ from .lanes import lane_rules, lane_sets
 from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
 from .nft import GATE_MAPS, GATE_SETS, HOST_MAPS
 
+PUNCHES = "udp length 40 @th,64,64 0x4353500100000000 counter drop;"
+"""What a host sends to have its NAT opened is for nobody: before any rule lets it in. R-12.6."""
+
 Parts = tuple[tuple[frozenset[str], "Skeleton"], ...]
 
 
@@ -72,16 +75,21 @@ add rule inet {TABLE} in udp dport {signaling_port} meta mark set {MARK:#x}
 
 
 def gate_skeleton(
-    inside: Sequence[str], outside: Sequence[str], lifetime_s: float, signaling_port: int
+    inside: Sequence[str],
+    outside: Sequence[str],
+    lifetime_s: float,
+    signaling_port: int,
+    hides: bool = False,
 ) -> Skeleton:
-    """A gate's table. `lifetime_s`: what packets renew an element to."""
+    """A gate's table. `lifetime_s`: what packets renew an element to; `hides`: it drops punches."""
+    punches = PUNCHES if hides else ""
     sets = "\n".join(_gate_set(name, lifetime_s) for name in GATE_SETS)
     first = f"""table inet {TABLE} {{
 {sets}
   set inside {{ type ifname; elements = {{ {_quoted(inside)} }}; }}
   set outside {{ type ifname; elements = {{ {_quoted(outside)} }}; }}
   set sides {{ type ifname; elements = {{ {_quoted([*inside, *outside])} }}; }}
-  chain admit {{ type filter hook prerouting priority raw; policy accept; }}
+  chain admit {{ type filter hook prerouting priority raw; policy accept; {punches} }}
   chain errors4 {{ }}
   chain errors6 {{ }}
   chain steer {{ }}

@@ -35,6 +35,7 @@ SCENARIOS = {
     "offpath-firewall": "wayside.lab.offpath_firewall",
     "both-move": "wayside.lab.both_move",
     "legacy": "wayside.lab.legacy",
+    "legacy-nats": "wayside.lab.legacy_nats",
     "dos-stop": "wayside.lab.dos_stop",
     "multihoming": "wayside.lab.multihoming",
     "multihoming-mptcp": "wayside.lab.multihoming_mptcp",

@@ -22,6 +22,7 @@ from wayside.core.effects import (
     DeliverData,
     Effect,
     ForgetConnection,
+    Punch,
     ReportClosed,
     ReportOpened,
     ReportRefused,
@@ -269,6 +270,8 @@ class Agent:
             case DeliverData():
                 if not self.directory.answered(effect):
                     self.applications.deliver(effect)
+            case Punch():
+                self.applications.punch(effect)
             case ReportOpened():
                 self._opened(effect)
             case ReportRefused():

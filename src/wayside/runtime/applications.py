@@ -21,7 +21,7 @@ import structlog
 
 from wayside.core.address import Flow, Transport
 from wayside.core.connection import Connection, State
-from wayside.core.effects import DeliverData, ReportOpened, ReportRefused
+from wayside.core.effects import DeliverData, Punch, ReportOpened, ReportRefused
 from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
 from wayside.core.messages import Code
@@ -186,6 +186,14 @@ class Applications:
         self._tap.inject(build_udp(effect.flow, effect.data))
         self._log.write(
             "data.delivered", cid=effect.cid.hex(), flow=str(effect.flow), bytes=len(effect.data)
+        )
+
+    def punch(self, effect: Punch) -> None:
+        """Send a packet of a connection, as the wire has it: no rule fits it. Spec: R-12.6."""
+        assert self._tap is not None
+        self._tap.send(build_udp(effect.flow, effect.data))
+        self._log.write(
+            "packet.punched", cid=effect.cid.hex(), flow=str(effect.flow), bytes=len(effect.data)
         )
 
     def opened(self, effect: ReportOpened) -> None:

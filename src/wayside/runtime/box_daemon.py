@@ -134,7 +134,8 @@ class BoxDaemon:
         config, box = self.config, self.gate.context.box
         sides = (inside or NOWHERE[0], outside or NOWHERE[1])
         rewrites = box.nat is not None or box.relay is not None
-        setup = GateSetup(*sides, config.lifetime_s, config.listen, rewrites)
+        hides = self.role == "rendezvous"
+        setup = GateSetup(*sides, config.lifetime_s, config.listen, rewrites, hides)
         await self._helper.setup_gate(setup)
         sockets = await self._helper.open_sockets("gate", config.listen)
         found = self.gate.restore(_left(await self._helper.rules()), time.monotonic())

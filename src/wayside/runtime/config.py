@@ -79,6 +79,7 @@ class HostConfig:
     `listen`: UDP port. `lifetime_s`: what it asks for its connections. `domains`: name to public
     key (32 bytes). `peers` and `services` by name. `steering`: what it knows of rendezvous.
     `mptcp`: it signals and makes MPTCP's further subflows, in all of its network namespace.
+    `nat_lets_in`: a NAT before it that says nothing lets everything in (R-12.6).
     """
 
     name: str
@@ -91,6 +92,7 @@ class HostConfig:
     services: Mapping[str, Service]
     steering: Steering = field(default_factory=Steering)
     mptcp: bool = False
+    nat_lets_in: bool = False
 
 
 class DaemonFile(msgspec.Struct, kw_only=True):
@@ -118,6 +120,7 @@ class _HostFile(DaemonFile, kw_only=True):
     approvers: list[str] = []
     home: str = ""
     mptcp: bool = False
+    nat_lets_in: bool = False
 
 
 class _PeerFile(msgspec.Struct):
@@ -157,6 +160,7 @@ def load_host(
             document, file.rendezvous, file.domains, file.redirectors, file.approvers, file.home
         ),
         mptcp=file.mptcp,
+        nat_lets_in=file.nat_lets_in,
     )
 
 

@@ -46,6 +46,7 @@ Name = Literal[
     "location.kept",
     "location.left",
     "packet.first",
+    "packet.punched",
     "packet.released",
     "rule.installed",
     "rule.removed",

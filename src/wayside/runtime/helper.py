@@ -127,7 +127,7 @@ class Helper:
 
     def _setup_gate(self, setup: GateSetup) -> None:
         skeleton = gate_skeleton(
-            setup.inside, setup.outside, setup.lifetime_s, setup.signaling_port
+            setup.inside, setup.outside, setup.lifetime_s, setup.signaling_port, setup.hides
         )
         self.plane.setup(Role(lifetime_s=setup.lifetime_s), skeleton)
         if setup.rewrites:

@@ -52,7 +52,8 @@ class HostSetup:
 class GateSetup:
     """A gate's interfaces, and the seconds that packets renew a rule to. Raises ValueError.
 
-    `rewrites`: make the parts of the table for that now, and not with the first such rule.
+    `rewrites`: make the parts of the table for that now, and not with the first such rule; `hides`:
+    drop punches (R-12.6).
     """
 
     inside: tuple[str, ...]
@@ -60,6 +61,7 @@ class GateSetup:
     lifetime_s: float
     signaling_port: int = SIGNALING_PORT
     rewrites: bool = False
+    hides: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inside", tuple(self.inside))

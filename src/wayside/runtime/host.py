@@ -68,6 +68,7 @@ def make_host(config: HostConfig, key: SigningKey, secret: bytes, met: list[byte
         certificate,
         lifetime_s=config.lifetime_s,
         redirectors=steering.trusted,
+        let_in=config.nat_lets_in,
     )
     services = {
         name: Offered(service.port, service.allow) for name, service in config.services.items()

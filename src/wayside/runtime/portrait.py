@@ -41,6 +41,7 @@ def record_of(
     out = counters.get(about.local.on_the_wire)
     back = counters.get(about.wire.reversed().on_the_wire)
     hops = connection.hops if _asked(connection) else connection.hops[::-1]
+    behind = about.outside or connection.host.is_behind(hops, about.wire.family)
     return ConnectionRecord(
         cid=about.cid.hex(),
         peer=str(about.peer),
@@ -55,7 +56,7 @@ def record_of(
         hidden=any(hop.role == Role.HIDING for hop in hops),
         moves=journey.moves if journey else 0,
         gap_ms=journey.gap_ms if journey else None,
-        stands="; ".join(filter(None, (about.stands, BEHIND_NAT if about.outside else ""))),
+        stands="; ".join(filter(None, (about.stands, BEHIND_NAT if behind else ""))),
         alternatives=[str(one.ip) for one in about.alternatives],
         expires_s=None,
         packets=(out.packets if out else 0) + (back.packets if back else 0),

@@ -74,6 +74,10 @@ class Tap:
         """Send an application's packet on, now that a rule rewrites it."""
         release(self._sockets.raw_v4, self._sockets.raw_v6, packet)
 
+    def send(self, packet: bytes) -> None:
+        """Send an IP packet of our own making to the network, as it is."""
+        send_out(self._sockets.raw_v4, self._sockets.raw_v6, packet)
+
     def tell_peer(self, packet: bytes) -> None:
         """Send the ICMP error that this host's own stack has for a peer, in the wire's terms."""
         family = packet[0] >> 4

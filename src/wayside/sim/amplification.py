@@ -8,6 +8,7 @@ from contextlib import suppress
 from wayside.core import constants as c
 from wayside.core.address import IP, Address
 from wayside.core.codec import DecodeError, decode_body
+from wayside.core.effects import Punch
 from wayside.core.events import DatagramReceived, LocationFound, OpenRequested
 from wayside.core.messages import (
     Accept,
@@ -73,6 +74,11 @@ class AmplificationCheck(Watcher):
             self._look_for_redirect(name, event)
             event_source, relayed = event.source, len(event.data)
             towards = event.destination if event.transit else None
+        for punch in (one for one in step.effects if isinstance(one, Punch)):
+            to = punch.flow.destination.with_port(c.SIGNALING_PORT)
+            account = _account(name, to)
+            if account not in self._free:
+                self._pay(account, to, len(punch.data))
         for datagram in sent_by(step.effects):
             to, size = datagram.destination, len(datagram.data)
             account = _account(name, to)

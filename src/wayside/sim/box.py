@@ -19,6 +19,7 @@ from wayside.core.effects import (
     ChangeRules,
     Dropped,
     Effect,
+    Punch,
     ReadRule,
     SendDatagram,
     side_by_side,
@@ -196,6 +197,8 @@ class Driver:
             match effect:
                 case SendDatagram():
                     self._send(effect)
+                case Punch():
+                    self._punch(effect)
                 case ChangeRules():
                     together = side_by_side(effects[at:])
                     turn.effects = effects[at + len(together) :]
@@ -219,6 +222,11 @@ class Driver:
         self._note_datagram("datagram.sent", effect.data, effect.destination)
         flow = signaling_flow(source.with_port(c.SIGNALING_PORT), effect.destination)
         self._box.transmit(build_udp(flow, effect.data))
+
+    def _punch(self, effect: Punch) -> None:
+        """A packet of a flow, past all rules, as from the raw socket of runtime/tap.py."""
+        if effect.flow.source.ip.packed in self._box.own:
+            self._box.transmit(build_udp(effect.flow, effect.data))
 
     def _change(self, together: list[ChangeRules], turn: Turn) -> None:
         waiting = [effect for effect in together if effect.remove or effect.put]

@@ -22,9 +22,10 @@ from wayside.core.way import Relaying
 
 from .box import Driver
 from .gate import CountingQuota, GateBox, GateSettings
-from .network import Network
+from .network import Interface, Network
 from .store import Store
 from .watch import Watcher
+from .wire import is_punch, packet_of
 
 ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
 
@@ -77,6 +78,12 @@ class RendezvousBox(GateBox):
         host = Host(context, answering, door, self.hosts)
         self.driver = Driver(self, Rendezvous(host, self._gate(door, box), door))
         self.driver.start()
+
+    def receive(self, raw: bytes, interface: Interface) -> None:
+        """A packet came in; what only opens a NAT goes no further, whatever rules there are."""
+        packet = packet_of(raw)
+        if packet is None or not is_punch(packet):
+            super().receive(raw, interface)
 
     @property
     def taken(self) -> int:

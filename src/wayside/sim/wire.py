@@ -14,6 +14,7 @@ from enum import IntFlag
 from functools import lru_cache
 
 from wayside.core.address import Address, Flow, Transport
+from wayside.core.constants import HEADER_BYTES
 from wayside.kernel.packets import (
     ICMP,
     ICMP6,
@@ -37,6 +38,9 @@ TCP_HEADER_BYTES = 20
 
 FORGED = b"forged"
 """What adversaries write into data packets, so that nobody takes it for an answer."""
+
+PUNCHED = b"CSP\x01\0\0\0\0"
+"""How a punch begins (R-12.6); it has as many bytes as a signaling header."""
 
 FORGED_NUMBER = 0xF0F0F0F0
 """Their sequence numbers: a guess, and so in no window."""
@@ -179,6 +183,12 @@ def is_out_of_window(packet: Packet) -> bool:
     """Whether a TCP packet is a RST that answers a guess: no socket takes it (RFC 5961, 3.2)."""
     guessed = packet.tcp_flags & Flag.RST and numbers_of(packet)[0] == FORGED_NUMBER
     return packet.flow.transport is Transport.TCP and bool(guessed)
+
+
+def is_punch(packet: Packet) -> bool:
+    """Whether this only opens a NAT, and is for nobody. Spec: R-12.6."""
+    is_udp, size = packet.flow.transport is Transport.UDP, len(packet.payload)
+    return is_udp and size == HEADER_BYTES and packet.payload.startswith(PUNCHED)
 
 
 def rewritten(raw: bytes, flow: Flow) -> bytes:

@@ -1,0 +1,243 @@
+"""Both hosts behind NATs that say nothing: the rendezvous that hides them carries UDP, not TCP.
+
+    client ── nat-a ──┐
+    server ── nat-b ──┼── router ── meet: the rendezvous
+    cloud ─── nat-c ──┘
+
+The first two NATs masquerade and know no signaling: kernels, without a daemon. They let nothing in
+that does not answer something, and forget what was silent for some seconds. Each host registers by
+what its NAT left open, and sends a punch before it agrees to UDP, so that its NAT lets in what the
+rendezvous passes on. TCP cannot be had so, and is refused with a reason. The third NAT lets in
+whatever comes, as a cloud's does; its host's user says so, and TCP works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wayside.core.address import IP, Address, Flow, Transport
+from wayside.core.constants import LOCATION_SERVICE
+from wayside.core.messages import Accept
+from wayside.lab import traffic
+from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
+from wayside.lab.mobile import connected, goes_to
+from wayside.lab.probe import Watch, seen_after
+from wayside.lab.scenario import Trial
+from wayside.lab.stage import SERVICES, kept, serve_all
+from wayside.lab.world import Node, World
+from wayside.runtime.portrait import BEHIND_NAT
+
+HIDES = """
+default = "reject"
+
+[[rule]]
+name = "found-but-hidden"
+from = ["*.lab"]
+to = ["*.lab"]
+action = "steer"
+"""
+
+MASQUERADE = """
+table inet lab_nat {
+    chain leaving {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "to-router" masquerade
+    }
+}
+"""
+
+LETS_IN = """
+table inet lab_one_to_one {
+    chain entering {
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname "to-router" meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to V4
+        iifname "to-router" meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to V6
+    }
+}
+"""
+
+COUNTS = """
+table inet lab_punches {
+    counter seen {}
+    chain arriving {
+        type filter hook prerouting priority -500; policy accept;
+        udp length 40 @th,64,64 0x4353500100000000 counter name seen
+    }
+}
+"""
+
+LIFETIME_S = 9
+"""Of all connections, so that they are refreshed every 3 s."""
+
+FORGETS_S = 5
+"""A NAT forgets what was silent for so long."""
+
+SILENCE_S = 8.0
+ECHOES, EVERY_S = 20, 0.05
+ECHO_FROM, STRAY_FROM, OPENED_FROM = 40_001, 40_002, 40_003
+AT_ONCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """Who is there. `nats`: by the name of the host behind it."""
+
+    trial: Trial
+    meet: Daemon
+    client: Daemon
+    server: Daemon
+    cloud: Daemon
+    nats: dict[str, Node]
+
+
+def play(trial: Trial) -> None:
+    """Nothing gets in unasked; UDP both ways, also after a silence; no TCP, but where it may."""
+    world = _set_up(trial)
+    _check_shut(world)
+    _check_udp(world, world.client, world.server, "client to server")
+    _check_udp(world, world.server, world.client, "server to client")
+    _check_punched(world)
+    _check_silence(world)
+    _check_tcp(world)
+    _check_lets_in(world)
+
+
+def _set_up(trial: Trial) -> _World:
+    world, daemons, family = trial.world, trial.daemons, trial.family
+    router = world.node("router")
+    meet, _ = world.beside("meet", router)
+    meet.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    there = daemons.rendezvous_at(meet, policy=HIDES, lifetime_s=LIFETIME_S)
+    hosts: dict[str, Daemon] = {}
+    nats: dict[str, Node] = {}
+    for name, box in (("client", "nat-a"), ("server", "nat-b"), ("cloud", "nat-c")):
+        nats[name] = _nat(world, box, router)
+        node, _ = world.beside(name, nats[name])
+        serve_all(node)
+        hosts[name] = daemons.host(node, SERVICES, LIFETIME_S, rendezvous=there, families=[family])
+        for counted in [node] if name != "cloud" else [node, meet]:
+            counted.run("nft", "-f", "-", stdin=COUNTS)
+    cloud = hosts["cloud"].node
+    lets_in = LETS_IN.replace("V4", str(cloud.address(4))).replace("V6", str(cloud.address(6)))
+    nats["cloud"].run("nft", "-f", "-", stdin=lets_in)
+    path = cloud.state / "host.toml"
+    path.write_text("nat_lets_in = true\n" + path.read_text())
+    for one in hosts.values():
+        for other in hosts.values():
+            if one is not other:
+                daemons.introduce(one, other, there)
+    daemons.start(introduce=False)
+    within(SEEN_LIMIT_S, lambda: len(kept(there)) >= len(hosts))
+    trial.check("all three are registered, each by its NAT", len(kept(there)) >= 3)
+    return _World(trial, there, hosts["client"], hosts["server"], hosts["cloud"], nats)
+
+
+def _nat(world: World, name: str, router: Node) -> Node:
+    """Nobody beyond has a route to what is behind it."""
+    node, _ = world.beside(name, router)
+    node.run("nft", "-f", "-", stdin=MASQUERADE)
+    for key in ("udp_timeout", "udp_timeout_stream"):
+        node.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_{key}={FORGETS_S}")
+    return node
+
+
+def _check_shut(world: _World) -> None:
+    """What is not signaled does not get through a NAT from outside, nor from the rendezvous."""
+    trial, family = world.trial, world.trial.family
+    watch, there = Watch(world.server.node), Watch(world.meet.node)
+    unasked = [_stray(world, Transport.UDP, traffic.ECHO_PORT, STRAY_FROM)]
+    unasked.append(_stray(world, Transport.TCP, traffic.HTTP_PORT, STRAY_FROM))
+    arrived = seen_after(world.meet.node, watch, unasked)
+    name = "what the rendezvous' node sends unasked is dropped by the server's NAT (control)"
+    trial.check(name, not arrived, len(arrived))
+    wanted = _stray(world, Transport.UDP, traffic.ECHO_PORT, OPENED_FROM)
+    own = Address(world.server.node.address(family), traffic.ECHO_PORT)
+    out = seen_after(world.server.node, there, [Flow(Transport.UDP, own, wanted.source)])
+    arrived = seen_after(world.meet.node, watch, [wanted])
+    opened, said = wanted.reversed() in out and arrived, ", ".join(map(str, arrived))
+    trial.check("but not behind a packet of the server's own to there (control)", opened, said)
+
+
+def _stray(world: _World, transport: Transport, port: int, source: int) -> Flow:
+    """From the rendezvous' node to the server's NAT."""
+    family = world.trial.family
+    outside = world.nats["server"].address(family, "router")
+    here = Address(world.meet.node.address(family), source)
+    return Flow(transport, here, Address(outside, port))
+
+
+def _check_udp(world: _World, asks: Daemon, answers: Daemon, what: str) -> None:
+    """Every datagram is answered, the first one too; and both ends' `status` says how."""
+    trial = world.trial
+    to = asks.address(answers.name, trial.family)
+    asked = traffic.start_echo(asks.node, to, count=ECHOES, interval_s=EVERY_S, from_port=ECHO_FROM)
+    told = traffic.echo_result(asked)
+    name = f"{what}: every datagram of the UDP echo is answered"
+    trial.check(name, told.answered == ECHOES, told.answered, f"of {ECHOES}")
+    trial.check(f"{what}: and nothing is said to be closed", not told.errors, len(told.errors))
+    meet = str(world.meet.node.address(trial.family))
+    for end, other in ((asks, answers), (answers, asks)):
+        held = connected(end, other)
+        by = {goes_to(one) for one in held}
+        trial.check(f"{what}: {end.name}'s packets go to the rendezvous", by == {meet}, str(by))
+        stands = {str(one["stands"]) for one in held}
+        said = stands == {BEHIND_NAT} and all(one["hidden"] for one in held)
+        trial.check(f"{what}: {end.name}'s status says how it stands", said, ", ".join(stands))
+
+
+def _check_punched(world: _World) -> None:
+    """Before each ACCEPT there is a punch; the rendezvous gets them, and nobody else."""
+    trial = world.trial
+    for end in (world.client, world.server):
+        records = end.events()
+        punches = {one.cid: one.time for one in reversed(records) if one.event == "packet.punched"}
+        accepts = {
+            one.cid: one.time
+            for one in reversed(records)
+            if (one.event, one.type) == ("datagram.sent", Accept.__name__.upper())
+        }
+        before = punches and all(punches.get(cid, at + 1) < at for cid, at in accepts.items())
+        trial.check(f"{end.name} sends a punch before it says ACCEPT", before, len(punches))
+        seen = end.node.counted("lab_punches", "seen")
+        trial.check(f"no punch comes to {end.name}", seen == 0, seen)
+    seen = world.meet.node.counted("lab_punches", "seen")
+    trial.check("the rendezvous' node has got them (control)", seen >= 2, seen)
+
+
+def _check_silence(world: _World) -> None:
+    """The refreshes keep a NAT awake that forgets in less time than the programs are silent."""
+    trial, client = world.trial, world.client
+    to = client.address(world.server.name, trial.family)
+    asked = traffic.start_echo(client.node, to, count=2, interval_s=SILENCE_S)
+    answered = traffic.echo_result(asked).answered
+    trial.check(f"a datagram after {SILENCE_S:g} s of silence is answered", answered == 2, answered)
+
+
+def _check_tcp(world: _World) -> None:
+    """Where TCP would be lost it is refused, at once and with the reason."""
+    trial, client = world.trial, world.client
+    to = client.address(world.server.name, trial.family)
+    fetched = traffic.curl(client.node, to)
+    quick = fetched.exit_code == 7 and fetched.seconds < AT_ONCE_S
+    trial.check("TCP is refused at once", quick, fetched.error or fetched.seconds)
+    why = client.why()
+    said = f"{why[0]['by']}: {why[0]['reason']}" if why else "nothing"
+    told = said.startswith(world.server.name) and "NAT" in said and "TCP" in said
+    trial.check("and the user is told who says so, and why", told, said)
+
+
+def _check_lets_in(world: _World) -> None:
+    """Through a NAT that lets all in, TCP works as UDP does; nobody punches there."""
+    trial, client = world.trial, world.client
+    to: IP = client.address(world.cloud.name, trial.family)
+    fetched = traffic.curl(client.node, to)
+    whole = fetched.bytes == traffic.FILE_BYTES
+    trial.check("where the NAT lets all in, curl has the whole file", whole, fetched.error)
+    asked = traffic.start_echo(client.node, to, count=ECHOES, interval_s=EVERY_S)
+    answered = traffic.echo_result(asked).answered
+    trial.check("and every datagram is answered", answered == ECHOES, answered, f"of {ECHOES}")
+    punched = [one for one in world.cloud.events() if one.event == "packet.punched"]
+    trial.check("without a punch", not punched, len(punched))
+    held = [one for one in world.cloud.held() if one["service"] == LOCATION_SERVICE]
+    stands = {str(one["stands"]) for one in held}
+    trial.check("its registration stands behind a NAT", stands == {BEHIND_NAT}, ", ".join(stands))

@@ -1,0 +1,234 @@
+"""A hidden host behind a NAT that says nothing opens it for what its rendezvous passes on.
+
+client c ---- rendezvous r ---- NAT ---- server s
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+import pytest
+
+from pair import body_of, make_host
+from star import STEER, Star, carried, make_rendezvous, star
+from wayside.core.address import Address, Transport
+from wayside.core.codec import decode_body
+from wayside.core.connection import State
+from wayside.core.constants import OPEN_BYTES_MIN, PUNCHES, SILENT_NAT_S
+from wayside.core.effects import ChangeRules, Effect, Punch, SendDatagram
+from wayside.core.events import CloseRequested, DatagramReceived
+from wayside.core.host import Host
+from wayside.core.messages import (
+    MESSAGES,
+    Accept,
+    AcceptTerms,
+    Close,
+    Code,
+    Confirm,
+    Open,
+    OpenTerms,
+)
+from wayside.core.rule import Cid
+from wayside.runtime.portrait import BEHIND_NAT, record_of
+
+OUTSIDE = Address.parse("198.51.100.7").with_port(4747)
+REGISTRATION = Cid(bytes([200]) * 16)
+
+
+@dataclass
+class Walled(Star):
+    """A star whose server is behind a NAT that keeps ports and says nothing. `nat`: its outside."""
+
+    nat: dict[str, Address] = field(default_factory=dict[str, Address])
+
+    def _send(self, name: str, datagram: SendDatagram) -> None:
+        source = self.nat.get(name, self.own[name])
+        at = {self.nat.get(node, own): node for node, own in self.own.items()}
+        there = at.get(datagram.destination)
+        here = self.own[there] if there else datagram.destination
+        event = DatagramReceived(datagram.data, source, here, False, "outside")
+        self.wire.append((name, there or "", event))
+        lost = MESSAGES[datagram.data[4]] in self.lose
+        if there in self.nodes and not lost:
+            heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))
+
+
+def walled(let_in: bool = False) -> Walled:
+    """The server is registered, by its NAT."""
+    server = make_host("s")
+    world = Walled(
+        {"c": make_host("c"), "s": server, "r": make_rendezvous(policy=STEER)},
+        nat={"s": OUTSIDE},
+    )
+    server.context.redirectors = (world.key("r"),)
+    server.context.let_in = let_in
+    world.register()
+    assert world.connection("s", REGISTRATION).agreement.outside == OUTSIDE.with_port(0)
+    return world
+
+
+def said_by(world: Star, since: int = 0) -> list[Effect]:
+    """What the server does, in its order."""
+    return [effect for name, effect in world.effects[since:] if name == "s"]
+
+
+def punches(world: Star, since: int = 0) -> list[Punch]:
+    return [one for one in said_by(world, since) if isinstance(one, Punch)]
+
+
+def says(effect: Effect, kind: type) -> bool:
+    """Whether this sends a message of a kind, at once or when the rules are in."""
+    if isinstance(effect, ChangeRules):
+        return any(says(one, kind) for one in effect.then)
+    return isinstance(effect, SendDatagram) and MESSAGES[effect.data[4]] is kind
+
+
+def ask(world: Star, cid: int = 1, transport: Transport = Transport.UDP) -> Cid:
+    return world.ask("c", "s", "r", cid, transport=transport)
+
+
+def test_a_punch_leaves_before_the_accept_and_again_at_the_confirm() -> None:
+    """R-12.6: a datagram of the flow itself, from the service's port to where its packets go."""
+    world = walled()
+    cid = ask(world)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert carried_by_nat(world, cid)
+    first, second = punches(world)
+    told = said_by(world)
+    at = [number for number, one in enumerate(told) if isinstance(one, Punch)]
+    assert says(told[at[0] + 1], Accept)
+    assert not any(says(one, Accept) for one in told[: at[0]])
+    lets_out = told[at[1] - 1]
+    assert isinstance(lets_out, ChangeRules)
+    assert lets_out.put == world.connection("s", cid).agreement.outbound
+    wire = world.connection("s", cid).agreement.wire
+    assert (first.cid, first.flow) == (second.cid, second.flow) == (cid, wire)
+    assert (wire.source.ip, wire.destination.ip) == (world.own["s"].ip, world.own["r"].ip)
+    assert first.data == b"CSP\x01\0\0\0\0" + bytes(8) + cid
+
+
+def carried_by_nat(world: Walled, cid: Cid) -> bool:
+    """Whether the rendezvous passes packets on to the NAT, at the server's own port."""
+    ours = world.connection("c", cid).agreement.wire
+    there = world.kernel["r"][ours].rewrite
+    port = world.connection("s", cid).agreement.wire.source.port
+    return there is not None and there.destination == world.nat["s"].with_port(port)
+
+
+def test_punches_end_with_the_third_accept_and_count_against_what_came() -> None:
+    """R-12.6, R-7.5: together they are no more bytes than the OPENs brought."""
+    world = walled()
+    begun, sent = len(world.effects), len(world.wire)
+    world.lose.add(Confirm)
+    ask(world)
+    world.run(4)
+    made = punches(world, begun)
+    assert 1 < len(made) <= PUNCHES
+    accepts = [one for name, _, one in world.wire[sent:] if name == "s"]
+    assert len(accepts) >= len(made)
+    opens = [one for name, to, one in world.wire[sent:] if (name, to) == ("r", "s")]
+    came = sum(len(one.data) for one in opens if one.data[4] == Open.TYPE)
+    gone = sum(len(one.data) for one in accepts) + sum(len(one.data) for one in made)
+    assert came >= OPEN_BYTES_MIN
+    assert gone <= came
+
+
+def test_who_is_behind_no_such_nat_punches_nothing() -> None:
+    """R-12.6: only R-12.5 tells of one."""
+    world = star(STEER)
+    cid = ask(world)
+    assert carried(world, cid)
+    assert punches(world) == []
+
+
+def test_nobody_punches_where_there_are_no_packets() -> None:
+    """R-12.6: it is for UDP, and neither for transport 0 nor for TCP."""
+    world = walled()
+    ask(world, transport=Transport.NONE)
+    assert punches(world) == []
+
+
+def test_what_a_registration_has_shown_ends_with_it() -> None:
+    """R-12.6: while that lives. The rendezvous has not heard of its end yet."""
+    world = walled()
+    world.lose.add(Close)
+    world.tell("s", CloseRequested(REGISTRATION))
+    cid = ask(world)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert punches(world) == []
+    assert world.host("s").context.behind == {}
+
+
+def test_a_registration_is_found_again_after_a_restart() -> None:
+    """R-12.6, R-6.5: what was saved says that a NAT was there."""
+    world = walled()
+    host = world.host("s")
+    connection = world.connection("s", REGISTRATION)
+    again = make_host("s")
+    again._keep(connection)  # as `restore` does
+    assert again.context.behind == host.context.behind == {REGISTRATION: (world.key("r"), 4)}
+
+
+@pytest.mark.parametrize("transport", [Transport.TCP, Transport.MPTCP])
+def test_tcp_is_refused_with_the_reason(transport: Transport) -> None:
+    """R-12.6: REJECT 8, for a SYN that would not get in."""
+    world = walled()
+    ask(world, transport=transport)
+    (refusal,) = world.refusals()
+    assert (refusal.code, refusal.by[:1]) == (Code.NO_ROUTE, "s")
+    assert "NAT" in refusal.reason
+    assert punches(world) == []
+
+
+@pytest.mark.parametrize("transport", [Transport.TCP, Transport.UDP])
+def test_where_a_nat_lets_all_in_there_is_neither_punch_nor_refusal(transport: Transport) -> None:
+    """R-12.6: the user knows."""
+    world = walled(let_in=True)
+    cid = ask(world, transport=transport)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert (world.refusals(), punches(world)) == ([], [])
+
+
+def test_such_a_nat_is_kept_awake() -> None:
+    """R-12.6, R-5.4.1: the registration, and what came by it, are refreshed every 20 s."""
+    world = walled()
+    opens = [one.data for name, _, one in world.wire if name == "s" and one.data[4] == Open.TYPE]
+    asked = [decode_body(OpenTerms, body_of(data, Open).signed).lifetime_s for data in opens]
+    assert (asked[0], asked[-1]) == (120, SILENT_NAT_S)
+    cid = ask(world)
+    accept = next(one.data for name, _, one in reversed(world.wire) if is_accept(name, one))
+    assert decode_body(AcceptTerms, body_of(accept, Accept).signed).lifetime_s == SILENT_NAT_S
+    before = len(punches(world))
+    begun = len(world.wire)
+    world.run(SILENT_NAT_S / 3 + 1)
+    refreshed = {one.data[16:32] for name, _, one in world.wire[begun:] if is_accept(name, one)}
+    assert {bytes(cid)} == refreshed
+    registered = {
+        one.data[16:32] for name, to, one in world.wire[begun:] if (name, to) == ("r", "s")
+    }
+    assert bytes(REGISTRATION) in registered
+    assert len(punches(world)) == before + 1
+
+
+def is_accept(name: str, event: DatagramReceived) -> bool:
+    return name == "s" and event.data[4] == Accept.TYPE
+
+
+def test_status_says_that_a_nat_is_before_who_punches() -> None:
+    """R-12.6: as R-12.5 has it said of who asks."""
+    world = walled()
+    cid = ask(world)
+    assert record_of(world.connection("s", cid), {}, None).stands == BEHIND_NAT
+    assert record_of(world.connection("c", cid), {}, None).stands == ""
+
+
+def test_a_host_keeps_what_it_knows_of_its_nat_by_family() -> None:
+    """R-12.6: a NAT of IPv4 is none for IPv6."""
+    world = walled()
+    host = world.nodes["s"]
+    assert isinstance(host, Host)
+    (hop,) = world.connection("c", ask(world)).hops
+    assert host.context.is_behind((hop,), 4)
+    assert not host.context.is_behind((hop,), 6)
+    assert not host.context.is_behind((), 4)
