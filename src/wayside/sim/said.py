@@ -34,6 +34,7 @@ from wayside.core.messages import (
     decode,
 )
 from wayside.core.rule import Cid
+from wayside.core.way import Role
 
 from .watch import Machine, Step, Watcher, gate_of, speaks
 from .wire import FiveTuple, five_tuple, turned
@@ -72,6 +73,8 @@ class _Crossed:
     far: Address
     onward: Address
     here: bool
+    inside: Address
+    """What `near` was before a NAT that says nothing. Spec: R-12.5."""
 
 
 def _of() -> dict[Any, dict[Any, Any]]:
@@ -138,6 +141,8 @@ class Said(Watcher):
         self.flows = _Flows()
         self.agreed: dict[Cid, Flow] = {}
         """The last flow that a responder agreed to, from initiator to responder."""
+        self._outside: dict[str, Address] = {}
+        """Of hosts that registered from behind a NAT, what its outside is."""
         self._wishes: set[tuple[str, Cid, Address]] = set()
         self._opens: dict[tuple[Cid, int], OpenTerms] = {}
 
@@ -264,6 +269,8 @@ class Said(Watcher):
         if terms.service == c.LOCATION_SERVICE:
             at = (terms.alternatives or (terms.source,))[0]
             at = at if at.port else at.with_port(c.SIGNALING_PORT)
+            if terms.alternatives:  # who starts again does not know it at first; it is so still
+                self._outside[step.site.name] = at
             self.places.setdefault(terms.from_key, {})[at] = None
             self._follow(step.site.name, terms)
 
@@ -282,6 +289,9 @@ class Said(Watcher):
             self._translated(header.cid, Flow(wire.transport, source, ours), outside)
             source = outside
         flow = Flow(wire.transport, ours, source)
+        if any(hop.role == Role.HIDING for hop in message.hops):
+            own = self._outside.get(step.site.name, ours).with_port(ours.port)
+            self._translated(header.cid, flow, own)
         self._consents(step, header.cid, flow)
         self.flows.accepts.setdefault((step.site.name, five_tuple(flow)), {})[header.cid] = step.now
         if header.seq % 2 == 0:
@@ -316,7 +326,7 @@ class Said(Watcher):
 
     def _translated(self, cid: Cid, flow: Flow, outside: Address) -> None:
         """What a NAT that says nothing makes of packets, as who asks has learnt it. R-12.5."""
-        if flow.transport is Transport.NONE:
+        if flow.source == outside:
             return
         ways = self.flows.ways.setdefault(cid, {})
         near = five_tuple(flow)
@@ -379,8 +389,10 @@ class Said(Watcher):
     ) -> None:
         before, after = passed
         terms = decode_body(OpenTerms, before.signed)
-        near, far = (source_behind(one.hops, terms.source) for one in (before, after))
-        crossed = _Crossed(terms.transport, near, far, onward, not event.transit)
+        inside, far = (source_behind(one.hops, terms.source) for one in (before, after))
+        comes = event.source.ip
+        near = next((one for one in terms.alternatives[:1] if one.ip == comes != inside.ip), inside)
+        crossed = _Crossed(terms.transport, near, far, onward, not event.transit, inside)
         self.flows.crossed[after.hops[-1].token] = crossed
 
     def _passed_accept(self, step: Step, cid: Cid, before: Accept, after: Accept) -> None:
@@ -396,6 +408,7 @@ class Said(Watcher):
         far = five_tuple(Flow(crossed.transport, crossed.far, there))
         if near == far:
             return
+        self._translated(cid, Flow(crossed.transport, crossed.inside, ours), crossed.near)
         ways = self.flows.ways.setdefault(cid, {})
         for comes, leaves in ((near, far), (turned(far), turned(near))):
             ways.setdefault(comes, {})[leaves] = None

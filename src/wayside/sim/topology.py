@@ -167,7 +167,7 @@ class Builder:
         spec, network, chance = self.spec, self.network, self.chance
         access = Router(network, "access")
         edge: Node = access
-        if spec.nat:
+        if spec.nat and not spec.nats:
             nat = Nat(network, "nat", _nat_kind(chance))
             network.connect(edge, nat, self._conditions(), ("", "inside"))
             edge = nat
@@ -290,13 +290,30 @@ class Builder:
     def _client(self, number: int, access: Node, core: Node) -> HostBox:
         virtual = self.chance.random() < 0.8 or self.spec.more.subflows
         host = self._host(f"c{number + 1}", self._settings(virtual))
-        self.network.connect(host, access, self._conditions())
+        self.network.connect(host, self._walled(host, access), self._conditions())
         if self.spec.wild and not self.spec.rejects and self.chance.random() < 0.3:
             self.network.connect(host, core, self._conditions())
         if self.spec.more.paths:
             self.network.connect(host, self._second(core, host), self._conditions())
             host.interfaces[1].metric = ABROAD
         return host
+
+    def _walled(self, host: HostBox, edge: Node) -> Node:
+        """What a host is connected to: its own NAT, where all have one that knows no signaling."""
+        if not self.spec.nats:
+            return edge
+        kind = NatKind(
+            filtering=self.chance.choice(tuple(Depends)),
+            expiry_s=self.chance.choice((30.0, 120.0)),
+            hairpin=self.chance.random() < 0.5,
+        )
+        nat, home = (
+            Nat(self.network, f"nat-{host.name}", kind),
+            Router(self.network, f"at-{host.name}"),
+        )
+        self.network.connect(nat, edge, self._conditions(), ("outside", ""))
+        self.network.connect(home, nat, self._conditions(), ("", "inside"))
+        return home
 
     def _second(self, core: Node, host: HostBox) -> Node:
         """The other network of a client, with a firewall of its own or not."""
@@ -319,7 +336,7 @@ class Builder:
                 steering = replace(steering, approvers=(found.key,), home=at)
         settings = replace(self._settings(virtual=True), services=dict(SERVICES), steering=steering)
         host = self._host(f"s{number + 1}", settings)
-        self.network.connect(site, host, self._conditions())
+        self.network.connect(self._walled(host, site), host, self._conditions())
         if self.spec.more.legacy:
             host.honest = False
             host.kill()
@@ -354,8 +371,10 @@ class Builder:
         for port, transport in kinds:
             refused = port in (REFUSED_PORT, NO_SERVICE_PORT)
             expect = Expect.REFUSED if refused else Expect.UP
-            if self.spec.nat:
+            if self.spec.nat and not self.spec.nats:
                 expect = Expect.EITHER
+            if self.spec.nats and transport is Transport.TCP:
+                expect = Expect.REFUSED
             wanted = Wanted(
                 host.name,
                 server.name,

@@ -220,7 +220,8 @@ class World:
     def _draw(self) -> tuple[Fault, ...]:
         layout, spec = self.layout, self.layout.spec
         chance = self.place.chance.stream(f"schedule {self.name}")
-        movers = [*layout.clients, layout.flooder]
+        # Behind a NAT that holds the port for the old address a new one gets another.
+        movers = [*([] if spec.nats else layout.clients), layout.flooder]
         movers += layout.servers if "s" in spec.mobile else []
         off_path = [one for one in (layout.rendezvous, layout.relay) if one is not None]
         answering = [] if spec.more.legacy else layout.servers
@@ -279,7 +280,10 @@ class World:
         clients = self.layout.clients
         if not any(node is client for client in clients):
             return []
-        return [address for server in self.layout.servers for address in server.own]
+        names = [server.name for server in self.layout.servers]
+        if self.layout.spec.nats:  # and what stands before them alone
+            names += [f"nat-{name}" for name in names]
+        return [address for name in names for address in self.network.nodes[name].own]
 
     def _name_of(self, ip: IP) -> str:
         node = self.network.owner(ip)

@@ -57,6 +57,11 @@ class Spec:
     mobile: str = ""
     more: More = field(default_factory=More)
 
+    @property
+    def nats(self) -> bool:
+        """Whether each host is behind a NAT of its own that knows no signaling."""
+        return self.nat and self.more.hides
+
 
 BACK = "seeds 48, 288, 325: a socket stands still after a move"
 
@@ -136,6 +141,11 @@ WORLDS: dict[str, Spec] = {
         near_clients=True,
         near_servers=True,
         more=More(flooded=True),
+    ),
+    "legacy-nats": Spec(
+        "all hosts behind NATs that know no signaling, and a rendezvous that hides the servers",
+        nat=True,
+        more=More(rendezvous=True, hides=True, own_ports=True, apart=LATER),
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(
