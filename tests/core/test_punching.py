@@ -160,16 +160,6 @@ def test_what_a_registration_has_shown_ends_with_it() -> None:
     assert world.host("s").context.behind == {}
 
 
-def test_a_registration_is_found_again_after_a_restart() -> None:
-    """R-12.6, R-6.5: what was saved says that a NAT was there."""
-    world = walled()
-    host = world.host("s")
-    connection = world.connection("s", REGISTRATION)
-    again = make_host("s")
-    again._keep(connection)  # as `restore` does
-    assert again.context.behind == host.context.behind == {REGISTRATION: (world.key("r"), 4)}
-
-
 @pytest.mark.parametrize("transport", [Transport.TCP, Transport.MPTCP])
 def test_tcp_is_refused_with_the_reason(transport: Transport) -> None:
     """R-12.6: REJECT 8, for a SYN that would not get in."""

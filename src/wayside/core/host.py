@@ -393,7 +393,6 @@ class Host:
             self.context.behind.pop(about.cid, None)
 
     def _keep(self, connection: Connection) -> None:
-        self._note(connection)
         self.connections[connection.agreement.cid] = connection
         self._index(connection.agreement)
         self._watch(connection)
