@@ -116,22 +116,33 @@ def carried_by_nat(world: Walled, cid: Cid) -> bool:
     return there is not None and there.destination == world.nat["s"].with_port(port)
 
 
-def test_punches_end_with_the_third_accept_and_count_against_what_came() -> None:
-    """R-12.6, R-7.5: together they are no more bytes than the OPENs brought."""
+def test_a_punch_counts_against_what_came() -> None:
+    """R-12.6, R-7.5: before the CONFIRM no more bytes leave than the OPENs brought."""
     world = walled()
+    sent = len(world.wire)
+    world.lose.add(Confirm)
+    cid = world.ask("c", "s", "r", transport=Transport.UDP, seconds=0.01)
+    (punch,) = punches(world)
+    (opened,) = [one.data for name, to, one in world.wire[sent:] if (name, to) == ("r", "s")]
+    (accept,) = [one.data for name, _, one in world.wire[sent:] if name == "s"]
+    offer = world.connection("s", cid).offer
+    assert offer is not None
+    assert len(opened) >= OPEN_BYTES_MIN
+    assert offer.credit == len(opened) - len(accept) - len(punch.data)
+
+
+def test_punches_end_with_the_third_accept() -> None:
+    """R-12.6: of a refresh as of the first, whose ACCEPTs nobody counts."""
+    world = walled()
+    cid = ask(world)
     begun, sent = len(world.effects), len(world.wire)
     world.lose.add(Confirm)
-    ask(world)
-    world.run(4)
-    made = punches(world, begun)
-    assert 1 < len(made) <= PUNCHES
-    accepts = [one for name, _, one in world.wire[sent:] if name == "s"]
-    assert len(accepts) >= len(made)
-    opens = [one for name, to, one in world.wire[sent:] if (name, to) == ("r", "s")]
-    came = sum(len(one.data) for one in opens if one.data[4] == Open.TYPE)
-    gone = sum(len(one.data) for one in accepts) + sum(len(one.data) for one in made)
-    assert came >= OPEN_BYTES_MIN
-    assert gone <= came
+    world.run(SILENT_NAT_S / 3 + 6)
+    accepts = [one for name, _, one in world.wire[sent:] if is_accept(name, one)]
+    of_ours = [one for one in accepts if one.data[16:32] == cid]
+    first = min(int.from_bytes(one.data[8:16], "big") for one in of_ours)
+    assert sum(one.data[8:16] == first.to_bytes(8, "big") for one in of_ours) > PUNCHES
+    assert len(punches(world, begun)) == PUNCHES
 
 
 def test_who_is_behind_no_such_nat_punches_nothing() -> None:
