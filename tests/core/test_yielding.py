@@ -14,7 +14,7 @@ from pair import STRANGER, Pair, body_of, hops_of, make_host
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.codec import Header, decode_body, encode_body
 from wayside.core.connection import State
-from wayside.core.effects import ReportClosed, ReportOpened, ReportRefused
+from wayside.core.effects import DeliverData, ReportClosed, ReportOpened, ReportRefused
 from wayside.core.events import CloseRequested, DatagramReceived, Event, SourcesChanged
 from wayside.core.identity import Leave, PeerIdentity
 from wayside.core.messages import (
@@ -276,6 +276,21 @@ def test_a_question_without_packets_goes_through_any_nat() -> None:
     pair.s.answering.services["name"] = pair.s.answering.services["https"]
     pair.open(1.0, service="name", wire=flow, local=flow)
     assert pair.is_up
+
+
+def test_what_is_asked_is_asked_again_when_the_nat_is_known() -> None:
+    """R-12.5, R-5.1.5: who joins or looks for a name from behind a NAT has an answer."""
+    more: dict[str, Any] = {"data": b"files.lab", "answer": b"a certificate"}
+    pair = Natted(0, port=5555, transport=Transport.NONE, **more)
+    here, there = (pair.own[name][0].with_port(0) for name in "cs")
+    flow = Flow(Transport.NONE, here, there)
+    pair.s.answering.services["name"] = pair.s.answering.services["https"]
+    pair.open(1.0, service="name", wire=flow, local=flow)
+    assert [one.data for one in pair.seen(DeliverData, "s")] == [b"files.lab"]
+    assert [one.data for one in pair.seen(DeliverData, "c")] == [b"a certificate"]
+    attempt = pair.connection("c").attempt
+    assert attempt is not None
+    assert attempt.carried == b""
 
 
 @TRANSPORTS

@@ -50,7 +50,7 @@ from .messages import (
     encode,
     padded,
 )
-from .opening import RIDES, SIGNATURE_CONTEXT, is_agreed, open_hash, read_redirect, read_refusal
+from .opening import SIGNATURE_CONTEXT, is_agreed, may_ride, open_hash, read_redirect, read_refusal
 from .route import hops_hash, returning
 from .saved import save
 from .timers import Timer
@@ -112,14 +112,13 @@ class Asker(Yielding):
             approval=approval,
             alternatives=self._outside() or self._elsewhere(wire, outside),
         )
-        signed = encode_body(terms)
-        carries = False
+        signed, carried = encode_body(terms), b""
         shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
         room -= c.PROOF_BYTES * len(shown)
-        if data and wire.transport in RIDES and len(data) <= min(room, c.DATA_BYTES_MAX):
+        if data and may_ride(wire.transport, seq) and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
-            signed, carries = encode_body(replace(terms, sealed=sealed)), bool(sealed)
+            signed, carried = encode_body(replace(terms, sealed=sealed)), data if sealed else b""
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
@@ -133,7 +132,7 @@ class Asker(Yielding):
             open_hash(header, signed),
             outside,
             towards,
-            carries_data=carries,
+            carried=carried,
             counts=Counts(redirects),
         )
         self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
@@ -333,7 +332,7 @@ class Asker(Yielding):
             effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
         elif wire != before.wire or switch.remove:
             effects = [switch]
-        carried = attempt.carries_data and not attempt.counts.challenges
+        carried, attempt.carried = bool(attempt.carried) and not attempt.counts.challenges, b""
         report = replace(self._up(), refreshed=not first, carried=carried)
         return [*effects, save(self), report, *self._answer_data(terms)]
 
@@ -391,7 +390,7 @@ class Asker(Yielding):
             approval = decode_body(OpenTerms, attempt.message.signed).approval
             again = Counts(attempt.counts.redirects + 1)
             asked = replace(attempt, outside=outside, counts=again)
-            return self._ask(attempt.wire, now, approval=approval, after=asked)
+            return self._ask(attempt.wire, now, attempt.carried, approval, asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)

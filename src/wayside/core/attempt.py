@@ -33,7 +33,8 @@ class Attempt:
     """Our source behind a NAT that says nothing. Spec: R-12.5."""
     towards: Address | None = None
     """Where another path is tried; None: where the other end is asked as ever."""
-    carries_data: bool = False
+    carried: bytes = b""
+    """What rides on it."""
     counts: Counts = field(default_factory=Counts)
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     confirm: SendDatagram | None = None

@@ -40,7 +40,6 @@ SIGNATURE_CONTEXT = b"wayside/1 "
 
 SaysNo = TypeVar("SaysNo", RedirectTerms, RejectTerms)
 
-RIDES = (Transport.NONE, Transport.UDP)
 """Whose first datagram may ride on an OPEN: one of UDP; or a question where there is no flow."""
 
 
@@ -68,6 +67,11 @@ def has_passed(message: Open, key: bytes) -> bool:
     return any(hop.key == key for hop in message.hops)
 
 
+def may_ride(transport: Transport, seq: int) -> bool:
+    """Whether data may ride on an OPEN; a question on later ones, too. Spec: R-5.1.5."""
+    return transport is Transport.NONE or (transport is Transport.UDP and seq == 0)
+
+
 def check_open(
     event: MessageReceived, message: Open, names: Names, unix_s: float
 ) -> CheckedOpen | DropReason:
@@ -84,7 +88,7 @@ def check_open(
         return DropReason.MALFORMED
     if not (is_sound(flow) and is_source(source, flow)):
         return DropReason.ADDRESS
-    if terms.sealed and (terms.transport not in RIDES or event.header.seq != 0):
+    if terms.sealed and not may_ride(terms.transport, event.header.seq):
         return DropReason.MALFORMED
     if event.ticket is not None and not terms.from_key.startswith(event.ticket.holder):
         return DropReason.TOKEN

@@ -19,7 +19,7 @@ from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.constants import LOCATION_SERVICE
 from wayside.core.messages import Accept
 from wayside.lab import traffic
-from wayside.lab.daemons import SEEN_LIMIT_S, Daemon, within
+from wayside.lab.daemons import SEEN_LIMIT_S, WAYSIDE, Daemon, within
 from wayside.lab.mobile import connected, goes_to
 from wayside.lab.probe import Watch, seen_after
 from wayside.lab.scenario import Trial
@@ -123,14 +123,21 @@ def _set_up(trial: Trial) -> _World:
     nats["cloud"].run("nft", "-f", "-", stdin=lets_in)
     path = cloud.state / "host.toml"
     path.write_text("nat_lets_in = true\n" + path.read_text())
-    for one in hosts.values():
-        for other in hosts.values():
-            if one is not other:
-                daemons.introduce(one, other, there)
     daemons.start(introduce=False)
     within(SEEN_LIMIT_S, lambda: len(kept(there)) >= len(hosts))
     trial.check("all three are registered, each by its NAT", len(kept(there)) >= 3)
+    _check_join(trial, there, hosts["client"].node)
     return _World(trial, there, hosts["client"], hosts["server"], hosts["cloud"], nats)
+
+
+def _check_join(trial: Trial, there: Daemon, behind: Node) -> None:
+    """Whoever is invited gets its name by way of such a NAT, too."""
+    line = there.command("invite", "guest.lab", "--socket", str(there.control)).strip()
+    file = behind.state / "guest" / "host.toml"
+    done = behind.run(*WAYSIDE, "join", line, "--config", str(file), check=False)
+    joined = not done.returncode and "guest.lab" in file.read_text()
+    said = "" if joined else done.stderr.strip()
+    trial.check("a host behind a NAT joins by invitation", joined, said or None)
 
 
 def _nat(world: World, name: str, router: Node) -> Node:
