@@ -32,16 +32,7 @@ from wayside.lab.mobile import (
     start_download,
 )
 from wayside.lab.scenario import Trial
-
-FINDING = """
-default = "reject"
-
-[[rule]]
-name = "found-but-hidden"
-from = ["*.lab"]
-to = ["*.lab"]
-action = "steer"
-"""
+from wayside.lab.stage import HIDES
 
 RATE_BYTES_S = 1_500_000
 LARGE_BYTES = 9_000_000
@@ -52,7 +43,7 @@ FLOWS = 5
 
 def play(trial: Trial) -> None:
     """Connect through the rendezvous, move, and look for the server in the captures."""
-    plan = Plan(gated=("west", "north"), finding=FINDING)
+    plan = Plan(gated=("west", "north"), finding=HIDES)
     land = set_up(trial, plan, LARGE_BYTES)
     stage, node = land.stage, land.client.node
     at_client = start_capture(node, "to-west")

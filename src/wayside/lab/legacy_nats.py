@@ -20,31 +20,13 @@ from wayside.core.constants import LOCATION_SERVICE
 from wayside.core.messages import Accept
 from wayside.lab import traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, WAYSIDE, Daemon, within
+from wayside.lab.legacy import MASQUERADE
 from wayside.lab.mobile import connected, goes_to
 from wayside.lab.probe import Watch, seen_after
 from wayside.lab.scenario import Trial
-from wayside.lab.stage import SERVICES, kept, serve_all
+from wayside.lab.stage import HIDES, SERVICES, kept, serve_all
 from wayside.lab.world import Node, World
 from wayside.runtime.portrait import BEHIND_NAT
-
-HIDES = """
-default = "reject"
-
-[[rule]]
-name = "found-but-hidden"
-from = ["*.lab"]
-to = ["*.lab"]
-action = "steer"
-"""
-
-MASQUERADE = """
-table inet lab_nat {
-    chain leaving {
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname "to-router" masquerade
-    }
-}
-"""
 
 LETS_IN = """
 table inet lab_one_to_one {
@@ -143,7 +125,7 @@ def _check_join(trial: Trial, there: Daemon, behind: Node) -> None:
 def _nat(world: World, name: str, router: Node) -> Node:
     """Nobody beyond has a route to what is behind it."""
     node, _ = world.beside(name, router)
-    node.run("nft", "-f", "-", stdin=MASQUERADE)
+    node.run("nft", "-f", "-", stdin=MASQUERADE.replace("HOW", ""))
     for key in ("udp_timeout", "udp_timeout_stream"):
         node.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_{key}={FORGETS_S}")
     return node

@@ -42,6 +42,17 @@ direction = "DIRECTION"
 expect = "allow"
 """
 
+HIDES = """
+default = "reject"
+
+[[rule]]
+name = "found-but-hidden"
+from = ["*.lab"]
+to = ["*.lab"]
+action = "steer"
+"""
+"""Of a rendezvous: whoever is of the lab is found, and nobody learns where."""
+
 LAB_MAY_ENTER = """
 default = "reject"
 
