@@ -215,8 +215,31 @@ class Star:
         event = DatagramReceived(datagram.data, source, to, False, "outside")
         self.wire.append((name, there or "", event))
         left = source.ip != self.own[name].ip  # an address that this host has no more
-        lost = MESSAGES[datagram.data[4]] in self.lose
+        lost = MESSAGES.get(datagram.data[4]) in self.lose
         if there is not None and there in self.nodes and not left and not lost:
+            heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))
+
+
+@dataclass
+class Walled(Star):
+    """A star with hosts behind NATs that keep ports, say nothing, and let in what they know.
+
+    `nat`: their outsides, by host; `sent`: where each NAT has seen one of its host's datagrams go.
+    """
+
+    nat: dict[str, Address] = field(default_factory=dict[str, Address])
+    sent: set[tuple[str, Address]] = field(default_factory=set[tuple[str, Address]])
+
+    def _send(self, name: str, datagram: SendDatagram) -> None:
+        source, to = self.nat.get(name, self.own[name]), datagram.destination
+        self.sent.add((name, to))
+        at = {self.nat.get(node, own): node for node, own in self.own.items()}
+        there = at.get(to, "")
+        event = DatagramReceived(datagram.data, source, self.own.get(there, to), False, "outside")
+        self.wire.append((name, there, event))
+        shut = there in self.nat and (there, source) not in self.sent
+        lost = shut or MESSAGES.get(datagram.data[4]) in self.lose
+        if there in self.nodes and not lost:
             heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))
 
 

@@ -5,20 +5,16 @@ client c ---- rendezvous r ---- NAT ---- server s
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass, field
-
 import pytest
 
 from pair import body_of, make_host
-from star import STEER, Star, carried, make_rendezvous, star
+from star import STEER, Star, Walled, carried, make_rendezvous, star
 from wayside.core.address import Address, Transport
 from wayside.core.codec import decode_body
 from wayside.core.connection import State
 from wayside.core.constants import OPEN_BYTES_MIN, PUNCHES, SILENT_NAT_S
 from wayside.core.effects import ChangeRules, Effect, Punch, SendDatagram
 from wayside.core.events import CloseRequested, DatagramReceived
-from wayside.core.host import Host
 from wayside.core.messages import (
     MESSAGES,
     Accept,
@@ -34,24 +30,6 @@ from wayside.runtime.portrait import BEHIND_NAT, record_of
 
 OUTSIDE = Address.parse("198.51.100.7").with_port(4747)
 REGISTRATION = Cid(bytes([200]) * 16)
-
-
-@dataclass
-class Walled(Star):
-    """A star whose server is behind a NAT that keeps ports and says nothing. `nat`: its outside."""
-
-    nat: dict[str, Address] = field(default_factory=dict[str, Address])
-
-    def _send(self, name: str, datagram: SendDatagram) -> None:
-        source = self.nat.get(name, self.own[name])
-        at = {self.nat.get(node, own): node for node, own in self.own.items()}
-        there = at.get(datagram.destination)
-        here = self.own[there] if there else datagram.destination
-        event = DatagramReceived(datagram.data, source, here, False, "outside")
-        self.wire.append((name, there or "", event))
-        lost = MESSAGES[datagram.data[4]] in self.lose
-        if there in self.nodes and not lost:
-            heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))
 
 
 def walled(let_in: bool = False) -> Walled:
@@ -227,9 +205,6 @@ def test_status_says_that_a_nat_is_before_who_punches() -> None:
 def test_a_host_keeps_what_it_knows_of_its_nat_by_family() -> None:
     """R-12.6: a NAT of IPv4 is none for IPv6."""
     world = walled()
-    host = world.nodes["s"]
-    assert isinstance(host, Host)
-    (hop,) = world.connection("c", ask(world)).hops
-    assert host.context.is_behind((hop,), 4)
-    assert not host.context.is_behind((hop,), 6)
-    assert not host.context.is_behind((), 4)
+    context = world.host("s").context
+    assert context.finders(4) == [world.key("r")]
+    assert context.finders(6) == []

@@ -50,7 +50,7 @@ def located(pair: Pair) -> list[tuple[Address, float]]:
         assert effect.key == pair.s.context.key.public
         found = read_location(effect.record, effect.key)
         assert found is not None
-        assert found == Located(found.at, effect.order)
+        assert found == Located(found.at, effect.order, found.walled)
         kept.append((found.at, effect.lifetime_s))
     orders = [effect.order for effect in pair.seen(KeepLocation, "c")]
     assert orders == sorted(orders)

@@ -250,7 +250,11 @@ class Answerer(Connection):
         alternatives: tuple[Address, ...] = ()
         if not hidden and hops_size(message.hops) <= c.HOPS_BYTES_MAX - ALTERNATIVES_BYTES:
             alternatives = self.host.alternatives(offer.wire)
-        offer.said = Ourselves(alternatives, self.host.is_behind(message.hops, wire.family))
+        walled = (
+            self.offer is not None and self.offer.said.silent and self.host.finders(wire.family)
+        )
+        silent = bool(walled) or self.host.is_behind(message.hops, opened, now)
+        offer.said = Ourselves(alternatives, silent)
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
 

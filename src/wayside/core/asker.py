@@ -38,6 +38,8 @@ from .errors import DropReason
 from .events import MessageReceived, OpenRequested
 from .identity import PeerIdentity, key_text
 from .messages import (
+    CALLED,
+    RELAYED,
     Accept,
     AcceptTerms,
     Challenge,
@@ -132,6 +134,7 @@ class Asker(Yielding):
             open_hash(header, signed),
             outside,
             towards,
+            called=after is not None and after.called,
             carried=carried,
             counts=Counts(redirects),
         )
@@ -170,8 +173,8 @@ class Asker(Yielding):
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.counts.tries)
         attempt.counts.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
-        home = self.agreement.home
-        if home is None or attempt.towards or attempt.counts.tries <= c.TRIES_BEFORE_HOME:
+        home, early = self.agreement.home, attempt.counts.tries <= c.TRIES_BEFORE_HOME
+        if home is None or attempt.towards or (early and not attempt.called):
             return [opened]
         return [opened, replace(opened, destination=home)]
 
@@ -377,7 +380,10 @@ class Asker(Yielding):
             return self._drop(event, terms)
         if terms.open_hash != attempt.hash:
             return self._drop(event, DropReason.STALE)
+        outside = self._learnt(terms, attempt.wire, attempt.outside)
+        outside = outside if attempt.counts.redirects < c.REDIRECTS_MAX else None
         known = (self.agreement.peer.key, *(hop.key for hop in self.hops))
+        known += self.host.redirectors if outside else ()
         tried = attempt.towards is not None  # what is refused there holds here
         if self.state is State.CONNECTED and (
             attempt.confirm or tried or terms.from_key not in known
@@ -385,11 +391,11 @@ class Asker(Yielding):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        outside = self._learnt(terms, attempt.wire, attempt.outside)
-        if outside and attempt.message and attempt.counts.redirects < c.REDIRECTS_MAX:
+        if outside and attempt.message:
             approval = decode_body(OpenTerms, attempt.message.signed).approval
-            again = Counts(attempt.counts.redirects + 1)
-            asked = replace(attempt, outside=outside, counts=again)
+            again, home = Counts(attempt.counts.redirects + 1), self.agreement.home
+            called = attempt.called or (home is not None and event.source.ip == home.ip)
+            asked = replace(attempt, outside=outside, called=called, counts=again)
             return self._ask(attempt.wire, now, attempt.carried, approval, asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
@@ -429,7 +435,7 @@ class Asker(Yielding):
             peer = PeerIdentity(terms.key, peer.name if stands_in else "", leave=peer.leave)
             stands = GATE_ANSWERS if terms.key == terms.from_key else ANOTHER_ANSWERS
             self.agreement = replace(self.agreement, peer=peer, stands=stands)
-        elif not terms.relay and self.state is State.OPENING:
+        elif terms.relay != RELAYED and self.state is State.OPENING:
             home = self.agreement.home or self.towards  # which may be asked again and again
             self.agreement = replace(self.agreement, home=home)
         if terms.ticket:
@@ -437,8 +443,9 @@ class Asker(Yielding):
             self.host.tickets.add(there.ip, terms.ticket)
         self.towards = there
         wire = attempt.wire
-        if not terms.relay:
+        if terms.relay != RELAYED:
             destination = Address(there.ip, wire.destination.port)
             wire = Flow(wire.transport, wire.source, destination)
-        asked = replace(attempt, counts=Counts(attempt.counts.redirects + 1))
+        called = terms.relay == CALLED
+        asked = replace(attempt, called=called, counts=Counts(attempt.counts.redirects + 1))
         return self._ask(wire, now, approval=terms.approval, after=asked)

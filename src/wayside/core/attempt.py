@@ -33,6 +33,8 @@ class Attempt:
     """Our source behind a NAT that says nothing. Spec: R-12.5."""
     towards: Address | None = None
     """Where another path is tried; None: where the other end is asked as ever."""
+    called: bool = False
+    """Whether who sent us here has to show it to the other end, too. Spec: R-12.7."""
     carried: bytes = b""
     """What rides on it."""
     counts: Counts = field(default_factory=Counts)

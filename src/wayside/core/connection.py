@@ -7,13 +7,14 @@ over. That is written once, here. Spec: R-5.4, R-5.9, R-6.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, assert_never
 
 from . import constants as c
-from .address import Address, Flow, Transport
+from .address import IP, Address, Flow, Transport
+from .approval import check_approval
 from .codec import Header, encode_body
 from .crypto import BadSignature, SigningKey, agree, check_mac, derive, digest, mac
 from .effects import (
@@ -38,7 +39,7 @@ from .events import (
 )
 from .identity import PeerIdentity
 from .messages import Accept, Challenge, Close, Confirm, Hop, Open, Redirect, Reject, Stop, encode
-from .opening import cut
+from .opening import CheckedOpen, cut
 from .rule import Action, Cid, Rule, note_of
 from .ticket import Tickets
 from .timers import Timer, Timers
@@ -86,15 +87,33 @@ class HostContext:
     tickets: Tickets = field(default_factory=Tickets)
     own: tuple[Address, ...] = ()
     """Where this host can be asked, each a path of its own."""
-    behind: dict[Cid, tuple[bytes, int]] = field(default_factory=dict[Cid, tuple[bytes, int]])
-    """Registrations that came through a NAT that says nothing: with which key, 32 bytes, and by
-    which family. Spec: R-12.6."""
+    behind: dict[Cid, tuple[bytes, IP]] = field(default_factory=dict[Cid, tuple[bytes, IP]])
+    """Registrations that came through a NAT that says nothing: with which key, 32 bytes, and what
+    we are called there. Spec: R-12.6."""
     let_in: bool = False
     """Whether that NAT lets everything in, as the user says."""
 
-    def is_behind(self, hops: tuple[Hop, ...], family: int) -> bool:
-        """Whether such a NAT is before us on this route: our rendezvous hides us. Spec: R-12.6."""
-        return any((hop.key, family) in self.behind.values() for hop in hops)
+    def is_behind(self, hops: tuple[Hop, ...], opened: CheckedOpen, now: float) -> bool:
+        """Whether an OPEN came through such a NAT: by a rendezvous of ours. Spec: R-12.6, R-12.7.
+
+        It hides us, or has sent the OPEN here.
+        """
+        ours = self.finders(opened.source.family)
+        return any(hop.key in ours for hop in hops) or self.is_called(ours, opened, now)
+
+    def is_called(self, by: Collection[bytes], opened: CheckedOpen, now: float) -> bool:
+        """Whether one of these keys, 32 bytes each, has sent an OPEN here. R-5.7.3, R-12.7."""
+        cid, terms, unix_s = opened.header.cid, opened.terms, self.unix_s(now)
+        return bool(by and terms.approval) and check_approval(cid, terms, by, unix_s)
+
+    def finders(self, family: int) -> list[bytes]:
+        """The rendezvous that know where we are behind such a NAT, by their keys. Spec: R-12.6."""
+        known = () if self.let_in else self.behind.values()
+        return [key for key, outside in known if outside.version == family]
+
+    def is_called_so(self, ip: IP) -> bool:
+        """Whether such a NAT has this address for us. Spec: R-5.1.6."""
+        return any(ip == outside for _, outside in self.behind.values())
 
     def longest_s(self, silent: bool) -> float:
         """The lifetime that we ask for and grant; `silent`: a NAT has to be kept awake. R-12.6."""

@@ -15,7 +15,7 @@ from .crypto import SigningKey
 from .effects import Effect, ReportRefused, SendDatagram
 from .events import MessageReceived
 from .identity import Names, key_text
-from .messages import Code, Hop, Open, padded
+from .messages import CALLED, Code, Hop, Open, padded
 from .opening import CheckedOpen, Refusal, redirect, refuse
 from .passages import KNOWN_BYTES
 from .policy import Direction, Policy, Request, Verdict
@@ -77,12 +77,27 @@ class Forwarding:
         return [refuse(context.key, context.name, event, opened.hash, refusal), report]
 
     def redirect_to(
-        self, event: MessageReceived, opened: CheckedOpen, there: Address, now: float
+        self, event: MessageReceived, opened: CheckedOpen, there: Address, now: float, calls: bool
     ) -> SendDatagram:
-        """Send who asks to where the one asked for is, with our approval. Spec: R-5.7."""
-        unix_s = self.context.epoch_s + now
+        """Send who asks to where the one asked for is, with our approval. Spec: R-5.7.
+
+        `calls`: that one has to open its NAT first. Spec: R-12.7.
+        """
+        unix_s, relay = self.context.epoch_s + now, CALLED if calls else 0
         ticket = self._box.tickets.for_redirect(opened.terms.from_key, now)
-        return redirect(self.context.key, event, opened, there, False, unix_s, ticket=ticket)
+        return redirect(self.context.key, event, opened, there, relay, unix_s, ticket=ticket)
+
+    def call(self, event: MessageReceived, opened: CheckedOpen, there: Address) -> list[Effect]:
+        """Show an OPEN to a host that lets nobody in for whom it has not sent. Spec: R-12.7."""
+        message = event.message
+        assert isinstance(message, Open)
+        hop = Hop(self.context.key.public, Role.CALLING, 0, b"", opened.source)
+        onward = Open(message.signed, message.signature, (*message.hops, hop), message.mac)
+        try:
+            return [SendDatagram(padded(event.header, onward), there, event.destination)]
+        except ValueError:
+            refusal = Refusal(Code.ROUTE_TOO_LONG, "no room in the OPEN to say where it is from")
+            return self.refuse(event, opened, refusal)
 
     def redirect_via(
         self, event: MessageReceived, opened: CheckedOpen, verdict: Verdict, now: float
@@ -98,7 +113,7 @@ class Forwarding:
             return self.refuse(event, opened, Refusal(Code.NO_ROUTE, reason, verdict.rule))
         instead, unix_s = context.instead.get(via, b""), context.epoch_s + now
         ticket = self._box.tickets.for_redirect(opened.terms.from_key, now)
-        relay = not instead
+        relay = int(not instead)
         return [redirect(context.key, event, opened, there[0], relay, unix_s, instead, ticket)]
 
     def pass_on(

@@ -14,8 +14,9 @@ from . import constants as c
 from .address import Address, Flow, Transport
 from .admission import FrontDoor, Quota, Spent
 from .approval import check_approval
+from .codec import Header
 from .connection import Agreement, Connection, ConnectionEvent, HostContext, State, hops_size
-from .effects import Dropped, Effect
+from .effects import Dropped, Effect, SendDatagram
 from .ends import Initiator, Responder
 from .errors import DropReason
 from .events import (
@@ -34,7 +35,7 @@ from .events import (
     TimePassed,
 )
 from .identity import Names, PeerIdentity
-from .messages import Code, Open, Stop
+from .messages import Code, Hop, Open, Stop
 from .mover import Mover
 from .opening import CheckedOpen, Refusal, check_open, redirect, refuse
 from .policy import Direction, Party, Pattern, Policy, PolicyAction, Request
@@ -43,7 +44,7 @@ from .saved import Saved, agreement_of, restore
 from .stopping import Stopping
 from .timers import Deadlines
 from .virtual import VirtualAddresses
-from .way import misled, misplaced
+from .way import Role, misled, misplaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +192,26 @@ class Host:
             return [self._door.challenge(event, event.header, event.message.hops, now)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
+        return self._on_open(connection, event, event.message, opened, now)
+
+    def _on_open(
+        self,
+        connection: Connection | None,
+        event: MessageReceived,
+        message: Open,
+        opened: CheckedOpen,
+        now: float,
+    ) -> list[Effect]:
+        """Whether we take part at all in what was asked well. Spec: R-5.1."""
         if opened.terms.to_key != self.context.key.public:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
-        if hops_size(event.message.hops) > c.HOPS_BYTES_MAX:
+        if hops_size(message.hops) > c.HOPS_BYTES_MAX:
             return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
+        if message.hops and message.hops[-1].role == Role.CALLING:
+            return [self._called(event, message.hops, opened, now)]
         if self.stopping.refuses(event.header.cid, opened.terms.from_key, connection is None, now):
             return [self._refuse(event, opened, Code.POLICY, "this host has said STOP")]
-        refusal = self._misplaced(event, event.message, opened)
+        refusal = self._misplaced(event, message, opened)
         if connection is not None and refusal is not None:
             return [Dropped(DropReason.ADDRESS, event.source)]
         if refusal is not None:
@@ -213,6 +227,16 @@ class Host:
             return [self._refuse(event, opened, Code.BUSY, "these addresses are in use")]
         return self._answer(connection, opened, event, now)
 
+    def _called(
+        self, event: MessageReceived, hops: tuple[Hop, ...], opened: CheckedOpen, now: float
+    ) -> Effect:
+        """Have our NAT let in who asks, as our rendezvous says that he may. Spec: R-12.7."""
+        by, there = hops[-1].key, opened.source.with_port(c.SIGNALING_PORT)
+        known = by in self.context.finders(there.family) and not there.ip.is_loopback
+        if not known or not self.context.is_called((by,), opened, now):
+            return Dropped(DropReason.UNEXPECTED, event.source)
+        return SendDatagram(Header(0, 0, event.header.cid).signing, there)
+
     def _on_stop(
         self, connection: Connection, event: MessageReceived, message: Stop, now: float
     ) -> list[Effect]:
@@ -227,7 +251,9 @@ class Host:
         self, event: MessageReceived, message: Open, opened: CheckedOpen
     ) -> Refusal | None:
         """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
-        refusal = misled(event, message, opened) or misplaced(event, opened)
+        known = self.context.is_called_so(opened.flow.destination.ip)
+        elsewhere = None if known else misled(event, message, opened)
+        refusal = elsewhere or misplaced(event, opened)
         if self.virtual is not None and self.virtual.covers(opened.source.ip):
             refusal = refusal or Refusal(Code.BAD_ADDRESS, "an address inside a host")
         return refusal
@@ -257,7 +283,7 @@ class Host:
         ):
             if answering.home is not None and answering.home.family == terms.source.family:
                 there = answering.home
-                return redirect(self.context.key, event, opened, there, False, unix_s)
+                return redirect(self.context.key, event, opened, there, 0, unix_s)
             reason = "only with the approval of this host's home"
             return self._refuse(event, opened, Code.POLICY, reason)
         offered = self.answering.services.get(terms.service)
@@ -266,7 +292,7 @@ class Host:
         if not offered.is_for(terms.from_key, opened.from_name):
             reason = f"{terms.service} is not for {opened.from_name or 'you'}"
             return self._refuse(event, opened, Code.POLICY, reason, terms.service)
-        behind = self.context.is_behind(message.hops, terms.source.family)
+        behind = self.context.is_behind(message.hops, opened, now)
         if behind and terms.transport.protocol == Transport.TCP.protocol:
             reason = "the NAT before this host says nothing, and lets no TCP in"
             return self._refuse(event, opened, Code.NO_ROUTE, reason)
@@ -386,9 +412,9 @@ class Host:
     def _note(self, connection: Connection) -> None:
         """Know by which registrations a NAT that says nothing is before us. Spec: R-12.6."""
         about = connection.agreement
-        up = connection.state is State.CONNECTED and not self.context.let_in
+        up = connection.state is State.CONNECTED
         if about.service == c.LOCATION_SERVICE and about.outside is not None and up:
-            self.context.behind[about.cid] = (about.peer.key, about.wire.family)
+            self.context.behind[about.cid] = (about.peer.key, about.outside.ip)
         else:
             self.context.behind.pop(about.cid, None)
 

@@ -197,6 +197,10 @@ class RejectTerms:
     """Where the OPEN came from, if that is not where it says. Spec: R-12.5."""
 
 
+RELAYED, CALLED = 1, 2
+"""What `relay` of a REDIRECT says; 0: neither. Spec: R-5.7, R-12.7."""
+
+
 @dataclass(frozen=True, slots=True)
 class RedirectTerms:
     """Where to go instead, and the approval to show there. Spec: R-5.7."""
@@ -207,7 +211,7 @@ class RedirectTerms:
         Field(3, "locator", nested(Locator)),
         Field(4, "approval", TOKEN),
         Field(5, "until_s", uint(SECONDS_MAX)),
-        Field(6, "relay", uint(1)),
+        Field(6, "relay", uint(2)),
         Field(7, "key", KEY, optional=True),
         Field(8, "ticket", fixed(c.PROOF_BYTES), optional=True),
     )
@@ -217,7 +221,8 @@ class RedirectTerms:
     approval: bytes
     until_s: int
     relay: int = 0
-    """1: who is there passes the OPEN on to where it was going; 0: the one asked for is there."""
+    """RELAYED: who is there passes the OPEN on to where it was going; 0, CALLED: the one asked for
+    is there; and who says so has to show it the OPEN, too."""
     key: bytes = b""
     """Of who answers there in the place of the one who was asked for; with `relay` 0 only."""
     ticket: bytes = b""

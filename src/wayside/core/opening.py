@@ -241,15 +241,15 @@ def redirect(
     event: MessageReceived,
     opened: CheckedOpen,
     there: Address,
-    relay: bool,
+    relay: int,
     now_s: float,
     instead: bytes = b"",
     ticket: bytes = b"",
 ) -> SendDatagram:
     """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7.
 
-    `instead`: the key, 32 bytes, of who answers there in the other's place; `ticket`: ours, for
-    who asks.
+    `relay`: as in the terms; `instead`: the key, 32 bytes, of who answers there in the other's
+    place; `ticket`: ours, for who asks.
     """
     message, cid = event.message, event.header.cid
     terms = RedirectTerms(
@@ -260,7 +260,7 @@ def redirect(
             key, cid, replace(opened.terms, to_key=instead or opened.terms.to_key), now_s
         ),
         int(now_s) + APPROVAL_VALID_S,
-        int(relay),
+        relay,
         instead,
         ticket,
     )

@@ -18,6 +18,7 @@ from . import constants as c
 from .address import Address
 from .admission import FrontDoor
 from .answerer import Offer
+from .approval import check_approval
 from .codec import DecodeError, Header, decode_body
 from .crypto import BadSignature, verify
 from .effects import Dropped, Effect, FindLocation, KeepLocation, ReportClosed, ReportOpened
@@ -53,10 +54,14 @@ ASKED_MAX = 262_144
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a host says that it is, and when it said so: later is greater. Spec: R-10.3."""
+    """Where a host says that it is, and when it said so: later is greater. Spec: R-10.3.
+
+    `walled`: the NAT there says nothing, and lets in only what it was sent for. Spec: R-12.7.
+    """
 
     at: Address
     order: int
+    walled: bool
 
 
 def read_location(record: bytes, key: bytes, port: int = c.SIGNALING_PORT) -> Located | None:
@@ -76,7 +81,8 @@ def read_location(record: bytes, key: bytes, port: int = c.SIGNALING_PORT) -> Lo
     except (DecodeError, BadSignature, ValueError):
         return None
     at = (terms.alternatives or (terms.source,))[0]
-    return Located(at if at.port else at.with_port(port), _order(header, terms))
+    walled = bool(terms.alternatives) and not at.port
+    return Located(at if at.port else at.with_port(port), _order(header, terms), walled)
 
 
 def _order(header: Header, terms: OpenTerms) -> int:
@@ -233,7 +239,11 @@ class Rendezvous:
             refusal = Refusal(Code.NO_ROUTE, f"{known} is not registered here at the moment")
             return forwarding.refuse(asked, opened, refusal)
         if verdict.action is not PolicyAction.STEER:
-            return [forwarding.redirect_to(asked, opened, located.at, now)]
+            cid, ours = asked.header.cid, (self.gate.context.key.public,)
+            unix_s = self.gate.context.epoch_s + now
+            if located.walled and check_approval(cid, opened.terms, ours, unix_s):
+                return forwarding.call(asked, opened, located.at)
+            return [forwarding.redirect_to(asked, opened, located.at, now, located.walled)]
         near, here = opened.source, asked.destination
         way = Way(Role.HIDING, near, here, located.at, here)
         lent = lent_way(asked, opened, way, self.gate.context.box, self.gate.table)

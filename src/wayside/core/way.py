@@ -34,6 +34,8 @@ class Role(IntEnum):
     RELAY = 3
     HIDING = 4
     """A relay that does not say where it passes things on to. Spec: R-10.5."""
+    CALLING = 5
+    """Passes an OPEN on so that who is asked opens its NAT for another copy. Spec: R-12.7."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def host_skeleton(v6_prefix: str, signaling_port: int) -> Skeleton:
     first = f"""table inet {TABLE} {{
 {maps}
   chain out {{ type route hook output priority raw; policy accept; }}
-  chain in {{ type filter hook prerouting priority raw; policy accept; }}
+  chain in {{ type filter hook prerouting priority raw; policy accept; {PUNCHES} }}
   chain defragment {{ udp dport 0 ip daddr 0.0.0.0 tproxy ip to :1; }}
   chain defragment6 {{ udp dport 0 ip6 daddr ::1 tproxy ip6 to :1; }}
 }}

@@ -41,11 +41,39 @@ table inet lab_one_to_one {
 COUNTS = """
 table inet lab_punches {
     counter seen {}
+    counter taken {}
+    counter echoes {}
     chain arriving {
         type filter hook prerouting priority -500; policy accept;
         udp length 40 @th,64,64 0x4353500100000000 counter name seen
+        udp sport ECHO counter name echoes
+    }
+    chain entering {
+        type filter hook input priority 500; policy accept;
+        udp length 40 @th,64,64 0x4353500100000000 udp dport != 4747 counter name taken
     }
 }
+"""
+"""Punches that come to a node, and those that any program there could read; and an echo's asks."""
+
+SHUT = """
+table inet lab_router {
+    chain entering {
+        type filter hook input priority filter; policy accept;
+        iifname "to-router" meta l4proto { tcp, udp } ct state != { established, related } drop
+    }
+}
+"""
+"""As households' NATs come: what nobody inside has asked for is dropped, and not answered."""
+
+CLIENT_IS_TOLD_OF = """
+default = "reject"
+
+[[rule]]
+name = "found-where-it-is"
+from = ["*.lab"]
+to = ["client.lab"]
+action = "allow"
 """
 
 LIFETIME_S = 9
@@ -77,8 +105,8 @@ def play(trial: Trial) -> None:
     """Nothing gets in unasked; UDP both ways, also after a silence; no TCP, but where it may."""
     world = _set_up(trial)
     _check_shut(world)
-    _check_udp(world, world.client, world.server, "client to server")
-    _check_udp(world, world.server, world.client, "server to client")
+    _check_hidden(world)
+    _check_called(world)
     _check_silence(world)
     _check_punched(world)
     _check_tcp(world)
@@ -90,7 +118,8 @@ def _set_up(trial: Trial) -> _World:
     router = world.node("router")
     meet, _ = world.beside("meet", router)
     meet.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-    there = daemons.rendezvous_at(meet, policy=HIDES, lifetime_s=LIFETIME_S)
+    policy = CLIENT_IS_TOLD_OF + HIDES.replace('default = "reject"\n', "")
+    there = daemons.rendezvous_at(meet, policy=policy, lifetime_s=LIFETIME_S)
     hosts: dict[str, Daemon] = {}
     nats: dict[str, Node] = {}
     for name, box in (("client", "nat-a"), ("server", "nat-b"), ("cloud", "nat-c")):
@@ -99,7 +128,7 @@ def _set_up(trial: Trial) -> _World:
         serve_all(node)
         hosts[name] = daemons.host(node, SERVICES, LIFETIME_S, rendezvous=there, families=[family])
         for counted in [node] if name != "cloud" else [node, meet]:
-            counted.run("nft", "-f", "-", stdin=COUNTS)
+            counted.run("nft", "-f", "-", stdin=COUNTS.replace("ECHO", str(ECHO_FROM)))
     cloud = hosts["cloud"].node
     lets_in = LETS_IN.replace("V4", str(cloud.address(4))).replace("V6", str(cloud.address(6)))
     nats["cloud"].run("nft", "-f", "-", stdin=lets_in)
@@ -125,7 +154,7 @@ def _check_join(trial: Trial, there: Daemon, behind: Node) -> None:
 def _nat(world: World, name: str, router: Node) -> Node:
     """Nobody beyond has a route to what is behind it."""
     node, _ = world.beside(name, router)
-    node.run("nft", "-f", "-", stdin=MASQUERADE.replace("HOW", ""))
+    node.run("nft", "-f", "-", stdin=MASQUERADE.replace("HOW", "") + SHUT)
     for key in ("udp_timeout", "udp_timeout_stream"):
         node.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_{key}={FORGETS_S}")
     return node
@@ -156,8 +185,41 @@ def _stray(world: _World, transport: Transport, port: int, source: int) -> Flow:
     return Flow(transport, here, Address(outside, port))
 
 
+def _check_hidden(world: _World) -> None:
+    """Whoever is hidden is talked to by way of the rendezvous."""
+    trial, meet = world.trial, str(world.meet.node.address(world.trial.family))
+    ends = (world.client, world.server)
+    _check_udp(world, *ends, "hidden")
+    for end, other in (ends, ends[::-1]):
+        held = connected(end, other)
+        by = {goes_to(one) for one in held}
+        trial.check(f"hidden: {end.name}'s packets go to the rendezvous", by == {meet}, str(by))
+        stands = {str(one["stands"]) for one in held}
+        said = stands == {BEHIND_NAT} and all(one["hidden"] for one in held)
+        trial.check(f"hidden: {end.name}'s status says how it stands", said, ", ".join(stands))
+
+
+def _check_called(world: _World) -> None:
+    """Whoever is not is called by it; then both talk past it, from NAT to NAT."""
+    trial, meet = world.trial, world.meet.node
+    ends = (world.server, world.client)
+    before = meet.counted("lab_punches", "echoes")
+    trial.check("hidden: the rendezvous' node gets the packets (control)", before, before)
+    _check_udp(world, *ends, "found")
+    after = meet.counted("lab_punches", "echoes")
+    trial.check("found: the rendezvous' node gets none of the packets", after == before, after)
+    for end, other in (ends, ends[::-1]):
+        nat = str(world.nats[other.node.name].address(trial.family, "router"))
+        held = [one for one in connected(end, other) if not one["hidden"]]
+        by = {goes_to(one) for one in held}
+        trial.check(f"found: {end.name}'s packets go to {other.name}'s NAT", by == {nat}, str(by))
+        stands = {str(one["stands"]) for one in held}
+        said = stands == {BEHIND_NAT}
+        trial.check(f"found: {end.name}'s status says how it stands", said, ", ".join(stands))
+
+
 def _check_udp(world: _World, asks: Daemon, answers: Daemon, what: str) -> None:
-    """Every datagram is answered, the first one too; and both ends' `status` says how."""
+    """Every datagram is answered, the first one too."""
     trial = world.trial
     to = asks.address(answers.name, trial.family)
     asked = traffic.start_echo(asks.node, to, count=ECHOES, interval_s=EVERY_S, from_port=ECHO_FROM)
@@ -165,22 +227,14 @@ def _check_udp(world: _World, asks: Daemon, answers: Daemon, what: str) -> None:
     name = f"{what}: every datagram of the UDP echo is answered"
     trial.check(name, told.answered == ECHOES, told.answered, f"of {ECHOES}")
     trial.check(f"{what}: and nothing is said to be closed", not told.errors, len(told.errors))
-    meet = str(world.meet.node.address(trial.family))
-    for end, other in ((asks, answers), (answers, asks)):
-        held = connected(end, other)
-        by = {goes_to(one) for one in held}
-        trial.check(f"{what}: {end.name}'s packets go to the rendezvous", by == {meet}, str(by))
-        stands = {str(one["stands"]) for one in held}
-        said = stands == {BEHIND_NAT} and all(one["hidden"] for one in held)
-        trial.check(f"{what}: {end.name}'s status says how it stands", said, ", ".join(stands))
 
 
 def _check_punched(world: _World) -> None:
-    """Before each ACCEPT there is a punch; the rendezvous gets them, and nobody else.
+    """Before each ACCEPT there is a punch; the rendezvous and hosts drop them, no program gets any.
 
     Those of refreshes, too, which meet rules that are in force.
     """
-    trial, sent = world.trial, 0
+    trial = world.trial
     for end in (world.client, world.server):
         records = end.events()
         punches = {one.cid: one.time for one in reversed(records) if one.event == "packet.punched"}
@@ -191,12 +245,14 @@ def _check_punched(world: _World) -> None:
         }
         before = punches and all(punches.get(cid, at + 1) < at for cid, at in accepts.items())
         trial.check(f"{end.name} sends a punch before it says ACCEPT", before, len(punches))
-        sent += sum(one.event == "packet.punched" for one in records)
+        sent = sum(one.event == "packet.punched" for one in records)
+        trial.check(f"and again with each refresh: {end.name}", sent > 2 * HANDSHAKE_PUNCHES, sent)
+    for end in (world.meet, world.server):
         seen = end.node.counted("lab_punches", "seen")
-        trial.check(f"no punch comes to {end.name}", seen == 0, seen)
-    seen = world.meet.node.counted("lab_punches", "seen")
-    name = "the rendezvous' node has got all of them (control)"
-    trial.check(name, seen >= sent > 2 * HANDSHAKE_PUNCHES, seen, f"of {sent}")
+        trial.check(f"punches come to {end.node.name}'s node (control)", seen, seen)
+    for end in (world.meet, world.server, world.client):
+        taken = end.node.counted("lab_punches", "taken")
+        trial.check(f"no program could read any at {end.node.name}", taken == 0, taken)
 
 
 def _check_silence(world: _World) -> None:

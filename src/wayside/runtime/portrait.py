@@ -41,7 +41,7 @@ def record_of(
     out = counters.get(about.local.on_the_wire)
     back = counters.get(about.wire.reversed().on_the_wire)
     hops = connection.hops if _asked(connection) else connection.hops[::-1]
-    behind = about.outside or connection.host.is_behind(hops, about.wire.family)
+    behind = about.outside or (connection.offer is not None and connection.offer.said.silent)
     return ConnectionRecord(
         cid=about.cid.hex(),
         peer=str(about.peer),

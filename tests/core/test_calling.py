@@ -1,0 +1,237 @@
+"""A rendezvous that hides nobody has a host open its NAT for who asks, and is out of the way then.
+
+client c ---- NAT ---- (rendezvous r) ---- NAT ---- server s
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pair import ALLOW, make_host
+from star import Walled, make_rendezvous
+from wayside.core.address import Address, Transport
+from wayside.core.codec import Header, decode_body
+from wayside.core.connection import State
+from wayside.core.constants import OPEN_BYTES_MIN, RETRANSMIT_FIRST_S, SILENT_NAT_S
+from wayside.core.effects import Dropped, Effect, Punch
+from wayside.core.errors import DropReason
+from wayside.core.events import CloseRequested, DatagramReceived
+from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, decode, padded
+from wayside.core.rule import Cid
+from wayside.core.way import Role
+from wayside.runtime.portrait import BEHIND_NAT, record_of
+
+HOME = Address.parse("198.51.100.7").with_port(4747)
+CAFE = Address.parse("192.0.2.9").with_port(4747)
+REGISTRATION = Cid(bytes([200]) * 16)
+CALLS = OPEN_BYTES_MIN // 2
+"""Longer than any opener of a NAT, shorter than an OPEN."""
+
+
+def world_of(**nat: Address) -> Walled:
+    """The server is registered, by its NAT if it has one."""
+    server, client = make_host("s"), make_host("c")
+    world = Walled({"c": client, "s": server, "r": make_rendezvous(policy=ALLOW)}, nat=nat)
+    server.context.redirectors = client.context.redirectors = (world.key("r"),)
+    world.register()
+    return world
+
+
+def walled() -> Walled:
+    """Both ends are behind such NATs."""
+    return world_of(s=HOME, c=CAFE)
+
+
+def ask(world: Walled, transport: Transport = Transport.UDP, seconds: float = 1.0) -> Cid:
+    return world.ask("c", "s", "r", transport=transport, seconds=seconds)
+
+
+def sent(world: Walled, who: str, to: str, since: int = 0) -> list[DatagramReceived]:
+    return [one for name, there, one in world.wire[since:] if (name, there) == (who, to)]
+
+
+def called(world: Walled) -> list[DatagramReceived]:
+    """What the rendezvous shows the server of others' OPENs."""
+    return [one for one in sent(world, "r", "s") if one.data[4] == Open.TYPE]
+
+
+def openers(world: Walled, since: int = 0) -> list[DatagramReceived]:
+    """What the server sends to have its NAT opened for signaling."""
+    return [one for one in sent(world, "s", "c", since) if one.data[4] == 0]
+
+
+def punches(world: Walled, since: int = 0) -> list[Punch]:
+    done: list[tuple[str, Effect]] = world.effects[since:]
+    return [one for name, one in done if name == "s" and isinstance(one, Punch)]
+
+
+def test_both_ends_talk_past_the_rendezvous() -> None:
+    """R-12.7: the second copy of the OPEN gets in; packets go from NAT to NAT."""
+    world = walled()
+    cid = ask(world)
+    ours, theirs = (world.connection(who, cid) for who in ("c", "s"))
+    assert (ours.state, theirs.state) == (State.CONNECTED, State.CONNECTED)
+    port = ours.agreement.wire.source.port
+    assert ours.agreement.wire.destination == HOME.with_port(8443)
+    assert theirs.agreement.wire.destination == CAFE.with_port(port)
+    assert (ours.towards, theirs.towards) == (HOME, CAFE)
+    assert (ours.hops, theirs.hops) == ((), ())
+    assert not world.kernel["r"]
+
+
+def test_the_server_opens_its_nat_for_signaling_and_for_the_flow() -> None:
+    """R-12.7, R-12.6: 32 bytes of type 0 to where the OPEN came from; then a punch."""
+    world = walled()
+    cid = ask(world)
+    first = openers(world)[0]
+    assert (first.data, first.source, first.destination.port) == (
+        Header(0, 0, cid).signing,
+        HOME,
+        4747,
+    )
+    punch = punches(world)[0]
+    assert punch.flow == world.connection("s", cid).agreement.wire
+    assert punch.flow.destination.ip == CAFE.ip
+    assert record_of(world.connection("s", cid), {}, None).stands == BEHIND_NAT
+
+
+def test_the_redirect_says_that_the_host_has_to_be_called() -> None:
+    """R-12.7: who is sent on shows each copy to who sent it on, too, from the first."""
+    world = walled()
+    ask(world)
+    (redirect,) = [one for one in sent(world, "r", "c") if one.data[4] == Redirect.TYPE]
+    _, message = decode(redirect.data)
+    assert isinstance(message, Redirect)
+    terms = decode_body(RedirectTerms, message.signed)
+    assert (terms.relay, terms.locator.address) == (CALLED, HOME)
+    seq = max(one.data[8:16] for one in sent(world, "c", "s") if one.data[4] == Open.TYPE)
+    here, there = (
+        [one.data for one in sent(world, "c", to) if one.data[8:16] == seq and one.data[4] == 1]
+        for to in ("r", "s")
+    )
+    assert here == there
+    assert len(here) == 1 + 1  # said again once, a quarter of a second later
+
+
+def test_it_is_shown_as_it_is_with_where_it_came_from() -> None:
+    """R-12.7: to the place of the registration, with one record more, which has no token."""
+    world = walled()
+    ask(world)
+    shown = called(world)[0]
+    _, message = decode(shown.data)
+    assert isinstance(message, Open)
+    (hop,) = message.hops
+    assert (hop.key, hop.role, hop.token, hop.destination) == (
+        world.key("r"),
+        Role.CALLING,
+        b"",
+        None,
+    )
+    assert hop.source == CAFE.with_port(40001)
+    direct = [decode(one.data)[1] for one in sent(world, "c", "s")]
+    assert message.signed in [one.signed for one in direct if isinstance(one, Open)]
+
+
+def test_a_client_without_a_nat_calls_as_well() -> None:
+    """R-12.7: it is the server's NAT that matters."""
+    world = world_of(s=HOME)
+    cid = ask(world)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert world.connection("s", cid).agreement.wire.destination.ip == world.own["c"].ip
+    assert punches(world)
+
+
+def test_nobody_is_called_where_there_is_no_such_nat() -> None:
+    """R-12.7: then the OPEN goes there at once, and there only."""
+    world = world_of(c=CAFE)
+    cid = ask(world)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert (called(world), openers(world), punches(world)) == ([], [], [])
+
+
+def test_a_nat_that_is_open_already_costs_no_wait() -> None:
+    """R-12.7: the first copy gets in where the server has just talked to there."""
+    world = walled()
+    world.tell("c", CloseRequested(ask(world)))
+    world.run(3.0)
+    again = world.ask("c", "s", "r", 2, transport=Transport.UDP, seconds=RETRANSMIT_FIRST_S / 2)
+    assert world.connection("s", again).state is State.CONNECTED
+
+
+def test_refreshes_go_straight_and_keep_both_nats_awake() -> None:
+    """R-12.7, R-12.6: three times a minute, each with a punch; the rendezvous hears nothing."""
+    world = walled()
+    cid = ask(world)
+    begun, done = len(world.wire), len(world.effects)
+    world.run(SILENT_NAT_S / 3 + 1)
+    opens = [one for one in sent(world, "c", "s", begun) if one.data[4] == Open.TYPE]
+    assert {one.data[16:32] for one in opens} == {bytes(cid)}
+    assert sent(world, "c", "r", begun) == []
+    assert len(punches(world, done)) == 1
+    assert world.connection("s", cid).lifetime_s == SILENT_NAT_S
+
+
+def test_a_client_that_moves_behind_another_nat_has_it_called_again() -> None:
+    """R-12.7, R-5.4.6: its OPENs do not get in any more; the rendezvous is asked, as its home."""
+    world = walled()
+    cid = ask(world)
+    there = Address.parse("203.0.113.5").with_port(4747)
+    world.nat["c"] = there
+    world.sent = {(who, to) for who, to in world.sent if who != "c"}
+    world.move("c", "10.9.9.9")
+    world.run(3.0)
+    port = world.connection("c", cid).agreement.wire.source.port
+    assert world.connection("s", cid).agreement.wire.destination == there.with_port(port)
+    assert world.connection("c", cid).agreement.wire.source.ip == world.own["c"].ip
+    assert world.connection("c", cid).agreement.outside == there.with_port(port)
+
+
+def forged(world: Walled, event: DatagramReceived, **other: object) -> list[Effect]:
+    """What the server makes of an OPEN that it was shown, with another record by the rendezvous."""
+    header, message = decode(event.data)
+    assert isinstance(message, Open)
+    hop = replace(message.hops[-1], **other)
+    data = padded(header, Open(message.signed, message.signature, (hop,), message.mac))
+    return world.host("s").handle(replace(event, data=data), world.now)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"key": bytes(32)},
+        {"source": Address.parse("127.0.0.1").with_port(40001)},
+    ],
+    ids=["by somebody else", "to this host itself"],
+)
+def test_who_calls_must_be_the_hosts_own_rendezvous(other: dict[str, object]) -> None:
+    """R-12.7: nothing leaves, and nothing is kept."""
+    world = walled()
+    ask(world)
+    effects = forged(world, called(world)[0], **other)
+    assert [one.reason for one in effects if isinstance(one, Dropped)] == [DropReason.UNEXPECTED]
+    assert len(effects) == 1
+
+
+def test_an_open_without_its_approval_calls_nobody() -> None:
+    """R-12.7, R-5.7.3: a record can be written by anybody, an approval cannot."""
+    world = walled()
+    ask(world)
+    (first,) = [one for one in sent(world, "c", "r") if one.data[8:16] == bytes(8)][:1]
+    header, message = decode(first.data)
+    assert isinstance(message, Open)
+    hop = Hop(world.key("r"), Role.CALLING, 0, b"", CAFE.with_port(40001))
+    data = padded(header, Open(message.signed, message.signature, (hop,)))
+    event = replace(called(world)[0], data=data)
+    effects = world.host("s").handle(event, world.now)
+    assert [one.reason for one in effects if isinstance(one, Dropped)] == [DropReason.UNEXPECTED]
+
+
+def test_what_a_call_brings_is_less_than_what_it_takes() -> None:
+    """R-12.7, R-7.5: nobody is sent more than 32 bytes for 1,200."""
+    world = walled()
+    ask(world)
+    for shown in called(world):
+        assert len(shown.data) >= OPEN_BYTES_MIN
+    assert len(openers(world)) <= len(called(world))
