@@ -160,6 +160,7 @@ class Answerer(Connection):
             return [*effects, *self._drop(event, DropReason.SIGNATURE)]
         if anew:
             effects = self._go_over(made.wire, now)
+            made.data = offer.data if offer else b""
         self.offer = made
         if self.state is State.OFFERED:
             return [*effects, *self._accept(now)]
@@ -228,8 +229,11 @@ class Answerer(Connection):
         ephemeral = ephemeral_public(secret)
         terms = opened.terms
         key = connection_key(secret, terms.ephemeral, opened.hash, ephemeral)
+        walled = self.offer is not None and self.offer.said.silent
+        walled = walled and bool(self.host.finders(self.agreement.wire.family))
+        silent = walled or self.host.is_behind(message.hops, opened, now)
         data = b""
-        if terms.sealed:
+        if terms.sealed and (silent or terms.transport is not Transport.TCP):
             shared = self.host.key.agree(terms.ephemeral)
             sealing = derive(shared, opened.header.cid, b"wayside open")
             bound = opened.header.signing + terms.from_key
@@ -250,10 +254,6 @@ class Answerer(Connection):
         alternatives: tuple[Address, ...] = ()
         if not hidden and hops_size(message.hops) <= c.HOPS_BYTES_MAX - ALTERNATIVES_BYTES:
             alternatives = self.host.alternatives(offer.wire)
-        walled = (
-            self.offer is not None and self.offer.said.silent and self.host.finders(wire.family)
-        )
-        silent = bool(walled) or self.host.is_behind(message.hops, opened, now)
         offer.said = Ourselves(alternatives, silent)
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
         return offer, data if is_fresh else b""
@@ -285,7 +285,7 @@ class Answerer(Connection):
         offer.tries += 1
         datagram = self._accept_datagram(offer)
         punch = self._punch(offer) if offer.tries <= c.PUNCHES else []
-        size = len(datagram.data) + c.HEADER_BYTES * len(punch)
+        size = len(datagram.data) + sum(len(one.data) for one in punch)
         if size > offer.credit:
             return []
         offer.credit -= size
@@ -301,11 +301,11 @@ class Answerer(Connection):
         return [*punch, datagram]
 
     def _punch(self, offer: Offer) -> list[Punch]:
-        """The NAT before us lets packets in where it has seen one of ours go. Spec: R-12.6."""
-        if not offer.said.silent or offer.wire.transport is not Transport.UDP:
-            return []
-        cid = self.agreement.cid
-        return [Punch(cid, offer.after, Header(0, 0, cid).signing)]
+        """The NAT before us lets packets in where it has seen one of ours go. R-12.6, R-12.8."""
+        cid, transport = self.agreement.cid, offer.wire.transport
+        data = Header(0, 0, cid).signing if transport is Transport.UDP else offer.data
+        moves = transport is Transport.TCP and offer.after != self.agreement.wire
+        return [Punch(cid, offer.after, data)] if offer.said.silent and (data or moves) else []
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
         header = Header(Accept.TYPE, offer.seq, self.agreement.cid)
@@ -323,7 +323,7 @@ class Answerer(Connection):
         """What we agree to when an OPEN came by these hops. Spec: R-5.2."""
         about = self.agreement
         sealed = b""
-        if offer.data:
+        if offer.data and offer.wire.transport is not Transport.TCP:
             key = derive(offer.key, b"", b"wayside accept")
             sealed = seal(key, ZERO_NONCE, offer.data, about.cid)
         terms = AcceptTerms(

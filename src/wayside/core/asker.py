@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import constants as c
-from .address import Address, Flow
+from .address import Address, Flow, Transport
 from .answerer import Offer
 from .attempt import Attempt, Counts
 from .codec import DecodeError, Header, decode_body, encode_body
@@ -114,13 +114,15 @@ class Asker(Yielding):
             approval=approval,
             alternatives=self._outside() or self._elsewhere(wire, outside),
         )
-        signed, carried = encode_body(terms), b""
+        signed, carried = encode_body(terms), False
+        called, tells = (after.called, after.tells) if after else (False, False)
+        rides = may_ride(wire.transport, seq) and (tells or wire.transport is not Transport.TCP)
         shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
         room -= c.PROOF_BYTES * len(shown)
-        if data and may_ride(wire.transport, seq) and len(data) <= min(room, c.DATA_BYTES_MAX):
+        if data and rides and len(data) <= min(room, c.DATA_BYTES_MAX):
             sealed = self._seal(secret, header, data)
-            signed, carried = encode_body(replace(terms, sealed=sealed)), data if sealed else b""
+            signed, carried = encode_body(replace(terms, sealed=sealed)), bool(sealed)
         signature = self.host.key.sign(SIGNATURE_CONTEXT, header.signing + signed)
         key = self.keys.by_seq.get(self.keys.seq)
         proof = mac(key, header.signing, signed) if key else b""
@@ -134,8 +136,10 @@ class Asker(Yielding):
             open_hash(header, signed),
             outside,
             towards,
-            called=after is not None and after.called,
-            carried=carried,
+            called,
+            data,
+            carried,
+            tells,
             counts=Counts(redirects),
         )
         self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
@@ -335,7 +339,9 @@ class Asker(Yielding):
             effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
         elif wire != before.wire or switch.remove:
             effects = [switch]
-        carried, attempt.carried = bool(attempt.carried) and not attempt.counts.challenges, b""
+        carried = attempt.carried and not attempt.counts.challenges
+        carried = carried and wire.transport is not Transport.TCP  # whose SYN was only told
+        attempt.carried, attempt.said = False, b""
         report = replace(self._up(), refreshed=not first, carried=carried)
         return [*effects, save(self), report, *self._answer_data(terms)]
 
@@ -391,12 +397,18 @@ class Asker(Yielding):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        if outside and attempt.message:
+        tells = terms.code == Code.DISCLOSURE_REQUIRED and bool(attempt.said) and not attempt.tells
+        if attempt.message and (outside or tells):
             approval = decode_body(OpenTerms, attempt.message.signed).approval
-            again, home = Counts(attempt.counts.redirects + 1), self.agreement.home
-            called = attempt.called or (home is not None and event.source.ip == home.ip)
-            asked = replace(attempt, outside=outside, called=called, counts=again)
-            return self._ask(attempt.wire, now, attempt.carried, approval, asked)
+            home, again = self.agreement.home, Counts(attempt.counts.redirects + 1)
+            asked = replace(
+                attempt,
+                outside=outside or attempt.outside,
+                called=attempt.called or (home is not None and event.source.ip == home.ip),
+                tells=attempt.tells or tells,
+                counts=again,
+            )
+            return self._ask(attempt.wire, now, attempt.said, approval, asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
@@ -447,5 +459,6 @@ class Asker(Yielding):
             destination = Address(there.ip, wire.destination.port)
             wire = Flow(wire.transport, wire.source, destination)
         called = terms.relay == CALLED
-        asked = replace(attempt, called=called, counts=Counts(attempt.counts.redirects + 1))
-        return self._ask(wire, now, approval=terms.approval, after=asked)
+        again = Counts(attempt.counts.redirects + 1)
+        asked = replace(attempt, called=called, tells=called or attempt.tells, counts=again)
+        return self._ask(wire, now, attempt.said, terms.approval, asked)

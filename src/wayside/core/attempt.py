@@ -35,8 +35,12 @@ class Attempt:
     """Where another path is tried; None: where the other end is asked as ever."""
     called: bool = False
     """Whether who sent us here has to show it to the other end, too. Spec: R-12.7."""
-    carried: bytes = b""
-    """What rides on it."""
+    said: bytes = b""
+    """What the application said first; of TCP, its SYN."""
+    carried: bool = False
+    """Whether that rides on it."""
+    tells: bool = False
+    """Whether it has to, for TCP. Spec: R-12.8."""
     counts: Counts = field(default_factory=Counts)
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     confirm: SendDatagram | None = None

@@ -32,7 +32,11 @@ class SendDatagram:
 
 @dataclass(frozen=True, slots=True)
 class Punch:
-    """Send this datagram of a connection's own flow, as it is on the wire, now. Spec: R-12.6."""
+    """Send a packet of a connection's own flow, as it is on the wire, now. Spec: R-12.6, R-12.8.
+
+    `data`: the datagram; of TCP, the header of the segment that the application answers a SYN with,
+    which is to look as if it had asked; empty: a bare ACK.
+    """
 
     cid: Cid
     flow: Flow

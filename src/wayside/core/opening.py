@@ -68,8 +68,8 @@ def has_passed(message: Open, key: bytes) -> bool:
 
 
 def may_ride(transport: Transport, seq: int) -> bool:
-    """Whether data may ride on an OPEN; a question on later ones, too. Spec: R-5.1.5."""
-    return transport is Transport.NONE or (transport is Transport.UDP and seq == 0)
+    """Whether data may ride on an OPEN; questions and SYNs on later ones, too. Spec: R-5.1.5."""
+    return transport in (Transport.NONE, Transport.TCP) or (transport, seq) == (Transport.UDP, 0)
 
 
 def check_open(

@@ -31,6 +31,9 @@ SOURCE_TABLE = 4750
 SOURCE_PRIORITY = 4749
 """Priority of the choice among them, by source: before the main table."""
 
+PUNCH_URGENT = 0x4353
+"""The urgent pointer of a punch for TCP ("CS"), without the flag URG: nobody else has one."""
+
 HOST_LINK = "wayside0"
 """The host's end of the veth pair: the virtual addresses are routed into it."""
 

@@ -16,6 +16,7 @@ from wayside.core.address import IP, Address, Flow, Transport
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 TTL = 64
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
+_TCP_BYTES = 20
 _OPTION_END, _OPTION_NONE, _OPTION_MPTCP = 0, 1, 30
 _MP_CAPABLE, _MP_JOIN = 0, 1
 _BY_PROTOCOL = {TCP: Transport.TCP, UDP: Transport.UDP}
@@ -32,6 +33,12 @@ class Packet:
     flow: Flow
     payload: bytes
     tcp_flags: int = 0
+
+    @property
+    def tcp_header(self) -> bytes:
+        """The header of a TCP segment, 20 to 60 bytes."""
+        at = 40 if self.flow.family == 6 else (self.raw[0] & 15) * 4
+        return self.raw[at : at + (self.raw[at + 12] >> 4) * 4]
 
     @property
     def is_syn(self) -> bool:
@@ -51,8 +58,7 @@ class Packet:
     @property
     def _mptcp(self) -> int | None:
         """The subtype of the first MPTCP option in the TCP header."""
-        at = 40 if self.flow.family == 6 else (self.raw[0] & 15) * 4
-        options = self.raw[at + 20 : at + (self.raw[at + 12] >> 4) * 4]
+        options = self.tcp_header[20:]
         while options and options[0] != _OPTION_END:
             size = 1 if options[0] == _OPTION_NONE else options[1] if len(options) > 1 else 0
             if options[0] == _OPTION_MPTCP and 3 <= size <= len(options):
@@ -149,6 +155,33 @@ def build_udp(flow: Flow, payload: bytes) -> bytes:
     head = struct.pack("!HHHH", flow.source.port, flow.destination.port, 8 + len(payload), 0)
     datagram = _summed(flow.source.ip, flow.destination.ip, UDP, head + payload, 6)
     return build_ip(flow.source.ip, flow.destination.ip, UDP, datagram)
+
+
+def build_syn(flow: Flow, header: bytes, urgent: int = 0) -> bytes | None:
+    """A SYN of this 5-tuple with the number, window and options of a TCP header, as an IP packet.
+
+    `urgent`: its urgent pointer, which means nothing. Of a RST's header the number is the one
+    before, so that the RST fits behind it. None: that is no TCP header.
+    """
+    if not _TCP_BYTES <= len(header) <= 60 or (header[12] >> 4) * 4 != len(header):
+        return None
+    number = (int.from_bytes(header[4:8], "big") - bool(header[13] & _RST)) & 0xFFFFFFFF
+    return _build_segment(flow, number, _SYN, header[14:16], urgent, header[_TCP_BYTES:])
+
+
+def build_ack(flow: Flow, urgent: int) -> bytes:
+    """A bare ACK of this 5-tuple whose numbers mean nothing, nor its urgent pointer."""
+    return _build_segment(flow, 0, _ACK, b"\xff\xff", urgent, b"")
+
+
+def _build_segment(
+    flow: Flow, number: int, flags: int, window: bytes, urgent: int, options: bytes
+) -> bytes:
+    offset = (_TCP_BYTES + len(options)) // 4 << 4
+    ports = (flow.source.port, flow.destination.port)
+    head = struct.pack("!HHIIBB2sHH", *ports, number, 0, offset, flags, window, 0, urgent)
+    segment = _summed(flow.source.ip, flow.destination.ip, TCP, head + options, 16)
+    return build_ip(flow.source.ip, flow.destination.ip, TCP, segment)
 
 
 def with_checksum(packet: Packet) -> bytes:

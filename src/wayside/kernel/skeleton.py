@@ -25,10 +25,22 @@ from dataclasses import dataclass
 
 from .hotpath import HotRule, gate_rules, host_rules, rewriting_rules
 from .lanes import lane_rules, lane_sets
-from .names import ELEMENTS_MAX, HOST_LINK, MARK, MARK_INTERCEPTED, TABLE, TAP_LINK, V4_PREFIX
+from .names import (
+    ELEMENTS_MAX,
+    HOST_LINK,
+    MARK,
+    MARK_INTERCEPTED,
+    PUNCH_URGENT,
+    TABLE,
+    TAP_LINK,
+    V4_PREFIX,
+)
 from .nft import GATE_MAPS, GATE_SETS, HOST_MAPS
 
-PUNCHES = "udp length 40 @th,64,64 0x4353500100000000 counter drop;"
+PUNCHES = (
+    "udp length 40 @th,64,64 0x4353500100000000 counter drop; "
+    f"tcp urgptr {PUNCH_URGENT:#x} tcp flags & urg == 0 counter drop;"
+)
 """What a host sends to have its NAT opened is for nobody: before any rule lets it in. R-12.6."""
 
 Parts = tuple[tuple[frozenset[str], "Skeleton"], ...]

@@ -227,7 +227,8 @@ class Agent:
         flow = packet.flow
         key = self.virtual.key_of(flow.destination.ip)
         peer = self.directory.peer_of(key) if key else None
-        data = packet.payload if flow.transport is Transport.UDP else b""
+        udp = flow.transport is Transport.UDP
+        data = packet.payload if udp else packet.tcp_header if packet.is_syn else b""
         wanted = self.subflows.wanted(packet)
         return (
             peer is not None

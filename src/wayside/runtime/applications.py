@@ -27,8 +27,15 @@ from wayside.core.host import Host
 from wayside.core.messages import Code
 from wayside.core.rule import Cid
 from wayside.kernel.endings import is_open
-from wayside.kernel.names import LINK_MTU
-from wayside.kernel.packets import Packet, build_refusal, build_udp, parse_packet
+from wayside.kernel.names import LINK_MTU, PUNCH_URGENT
+from wayside.kernel.packets import (
+    Packet,
+    build_ack,
+    build_refusal,
+    build_syn,
+    build_udp,
+    parse_packet,
+)
 from wayside.kernel.plan import Change, KernelError, Put, Remove
 
 from .driver import RuleKeeper
@@ -134,9 +141,10 @@ class Applications:
                 self._room.hold(flow, known, raw, newest=True)
         else:
             self._room.hold(flow, known, raw)
-            if connection.state is State.ANSWERING and flow.transport is Transport.UDP:
+            if connection.state is State.ANSWERING:
                 self._room.take(flow)
-                self._deliver(DataAnswered(known, packet.payload))
+                udp = flow.transport is Transport.UDP
+                self._deliver(DataAnswered(known, packet.payload if udp else packet.tcp_header))
 
     def _on_first_packet(self, packet: Packet) -> None:
         flow = packet.flow
@@ -181,9 +189,13 @@ class Applications:
         return self._room.flow_of(cid)
 
     def deliver(self, effect: DeliverData) -> None:
-        """Give an application a datagram that came with a message."""
+        """Give an application what came with a message: a datagram, or TCP's SYN. Spec: R-12.8."""
         assert self._tap is not None
-        self._tap.inject(build_udp(effect.flow, effect.data))
+        build = build_syn if effect.flow.transport is Transport.TCP else build_udp
+        packet = build(effect.flow, effect.data)
+        if packet is None:  # no TCP header: who asked gets no answer from the application
+            return
+        self._tap.inject(packet)
         self._log.write(
             "data.delivered", cid=effect.cid.hex(), flow=str(effect.flow), bytes=len(effect.data)
         )
@@ -191,10 +203,14 @@ class Applications:
     def punch(self, effect: Punch) -> None:
         """Send a packet of a connection, as the wire has it: no rule fits it. Spec: R-12.6."""
         assert self._tap is not None
-        self._tap.send(build_udp(effect.flow, effect.data))
-        self._log.write(
-            "packet.punched", cid=effect.cid.hex(), flow=str(effect.flow), bytes=len(effect.data)
-        )
+        flow, data = effect.flow, effect.data
+        if flow.transport is Transport.UDP:
+            packet = build_udp(flow, data)
+        else:
+            packet = build_syn(flow, data, PUNCH_URGENT) if data else build_ack(flow, PUNCH_URGENT)
+        if packet is not None:
+            self._tap.send(packet)
+            self._log.write("packet.punched", cid=effect.cid.hex(), flow=str(flow), bytes=len(data))
 
     def opened(self, effect: ReportOpened) -> None:
         """The rules are in: what waited for them goes."""
