@@ -30,6 +30,11 @@ class Transport(IntEnum):
         """The IP protocol number of the packets: 6 for TCP and MPTCP, 17 for UDP, 0 for none."""
         return {Transport.NONE: 0, Transport.UDP: 17}.get(self, 6)
 
+    @property
+    def is_tcp(self) -> bool:
+        """Whether its packets are TCP's, the first of which is a SYN."""
+        return self in (Transport.TCP, Transport.MPTCP)
+
 
 def canonical_ip(ip: IP) -> IP:
     """Return the one spelling of an address. Raises ValueError for an address with a zone.

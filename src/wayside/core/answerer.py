@@ -233,7 +233,7 @@ class Answerer(Connection):
         walled = walled and bool(self.host.finders(self.agreement.wire.family))
         silent = walled or self.host.is_behind(message.hops, opened, now)
         data = b""
-        if terms.sealed and (silent or terms.transport is not Transport.TCP):
+        if terms.sealed and (silent or not terms.transport.is_tcp):
             shared = self.host.key.agree(terms.ephemeral)
             sealing = derive(shared, opened.header.cid, b"wayside open")
             bound = opened.header.signing + terms.from_key
@@ -304,7 +304,7 @@ class Answerer(Connection):
         """The NAT before us lets packets in where it has seen one of ours go. R-12.6, R-12.8."""
         cid, transport = self.agreement.cid, offer.wire.transport
         data = Header(0, 0, cid).signing if transport is Transport.UDP else offer.data
-        moves = transport is Transport.TCP and offer.after != self.agreement.wire
+        moves = transport.is_tcp and offer.after != self.agreement.wire
         return [Punch(cid, offer.after, data)] if offer.said.silent and (data or moves) else []
 
     def _accept_datagram(self, offer: Offer) -> SendDatagram:
@@ -323,7 +323,7 @@ class Answerer(Connection):
         """What we agree to when an OPEN came by these hops. Spec: R-5.2."""
         about = self.agreement
         sealed = b""
-        if offer.data and offer.wire.transport is not Transport.TCP:
+        if offer.data and not offer.wire.transport.is_tcp:
             key = derive(offer.key, b"", b"wayside accept")
             sealed = seal(key, ZERO_NONCE, offer.data, about.cid)
         terms = AcceptTerms(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import constants as c
-from .address import Address, Flow, Transport
+from .address import Address, Flow
 from .answerer import Offer
 from .attempt import Attempt, Counts
 from .codec import DecodeError, Header, decode_body, encode_body
@@ -116,7 +116,7 @@ class Asker(Yielding):
         )
         signed, carried = encode_body(terms), False
         called, tells = (after.called, after.tells) if after else (False, False)
-        rides = may_ride(wire.transport, seq) and (tells or wire.transport is not Transport.TCP)
+        rides = may_ride(wire.transport, seq) and (tells or not wire.transport.is_tcp)
         shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
         room -= c.PROOF_BYTES * len(shown)
@@ -340,7 +340,7 @@ class Asker(Yielding):
         elif wire != before.wire or switch.remove:
             effects = [switch]
         carried = attempt.carried and not attempt.counts.challenges
-        carried = carried and wire.transport is not Transport.TCP  # whose SYN was only told
+        carried = carried and not wire.transport.is_tcp  # whose SYN was only told
         attempt.carried, attempt.said = False, b""
         report = replace(self._up(), refreshed=not first, carried=carried)
         return [*effects, save(self), report, *self._answer_data(terms)]

@@ -293,10 +293,7 @@ class Host:
             reason = f"{terms.service} is not for {opened.from_name or 'you'}"
             return self._refuse(event, opened, Code.POLICY, reason, terms.service)
         behind = self.context.is_behind(message.hops, opened, now)
-        if behind and terms.transport is Transport.MPTCP:
-            reason = "the NAT before this host says nothing, and lets no MPTCP in"
-            return self._refuse(event, opened, Code.NO_ROUTE, reason)
-        if behind and terms.transport is Transport.TCP and not terms.sealed:
+        if behind and terms.transport.is_tcp and not terms.sealed:
             reason = "the NAT before this host lets TCP in only if it knows the SYN: say it first"
             return self._refuse(event, opened, Code.DISCLOSURE_REQUIRED, reason)
         return self._responder(event, opened, offered.port)

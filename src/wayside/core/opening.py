@@ -69,7 +69,7 @@ def has_passed(message: Open, key: bytes) -> bool:
 
 def may_ride(transport: Transport, seq: int) -> bool:
     """Whether data may ride on an OPEN; questions and SYNs on later ones, too. Spec: R-5.1.5."""
-    return transport in (Transport.NONE, Transport.TCP) or (transport, seq) == (Transport.UDP, 0)
+    return transport is not Transport.UDP or seq == 0
 
 
 def check_open(

@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from wayside.core.address import IP, Address, Flow, Transport
 from wayside.core.constants import LOCATION_SERVICE
 from wayside.core.messages import Accept
-from wayside.lab import traffic
+from wayside.lab import parcel, traffic
 from wayside.lab.daemons import SEEN_LIMIT_S, WAYSIDE, Daemon, within
+from wayside.lab.gaps import told
 from wayside.lab.legacy import MASQUERADE
 from wayside.lab.mobile import connected, goes_to
 from wayside.lab.probe import Watch, seen_after
 from wayside.lab.scenario import Trial
 from wayside.lab.stage import HIDES, SERVICES, kept, serve_all
 from wayside.lab.world import Node, World
+from wayside.runtime.names import service_of
 from wayside.runtime.portrait import BEHIND_NAT
 
 LETS_IN = """
@@ -83,6 +85,8 @@ FORGETS_S = 5
 """A NAT forgets what was silent for so long."""
 
 SILENCE_S = 8.0
+PARCEL_PORT = 7100
+PARCEL_S, PARCEL_LIMIT_S = 0.3, 10.0
 HANDSHAKE_PUNCHES = 2
 ECHOES, EVERY_S = 20, 0.05
 ECHO_FROM, STRAY_FROM, OPENED_FROM = 40_001, 40_002, 40_003
@@ -125,7 +129,12 @@ def _set_up(trial: Trial) -> _World:
         nats[name] = _nat(world, box, router)
         node, _ = world.beside(name, nats[name])
         serve_all(node)
-        hosts[name] = daemons.host(node, SERVICES, LIFETIME_S, rendezvous=there, families=[family])
+        hosts[name] = daemons.host(
+            *(node, SERVICES | {service_of(PARCEL_PORT): PARCEL_PORT}, LIFETIME_S),
+            rendezvous=there,
+            families=[family],
+            mptcp=True,
+        )
         for counted in [node] if name != "cloud" else [node, meet]:
             counted.run("nft", "-f", "-", stdin=COUNTS.replace("ECHO", str(ECHO_FROM)))
     cloud = hosts["cloud"].node
@@ -222,10 +231,10 @@ def _check_udp(world: _World, asks: Daemon, answers: Daemon, what: str) -> None:
     trial = world.trial
     to = asks.address(answers.name, trial.family)
     asked = traffic.start_echo(asks.node, to, count=ECHOES, interval_s=EVERY_S, from_port=ECHO_FROM)
-    told = traffic.echo_result(asked)
+    done = traffic.echo_result(asked)
     name = f"{what}: every datagram of the UDP echo is answered"
-    trial.check(name, told.answered == ECHOES, told.answered, f"of {ECHOES}")
-    trial.check(f"{what}: and nothing is said to be closed", not told.errors, len(told.errors))
+    trial.check(name, done.answered == ECHOES, done.answered, f"of {ECHOES}")
+    trial.check(f"{what}: and nothing is said to be closed", not done.errors, len(done.errors))
 
 
 def _check_punched(world: _World) -> None:
@@ -271,6 +280,22 @@ def _check_tcp(world: _World) -> None:
         fetched = traffic.curl(asks.node, asks.address(answers.name, trial.family))
         whole = fetched.bytes == traffic.FILE_BYTES
         trial.check(f"{what}: curl has the whole file", whole, fetched.error or fetched.seconds)
+        _check_mptcp(world, what, asks, answers)
+
+
+def _check_mptcp(world: _World, what: str, asks: Daemon, answers: Daemon) -> None:
+    """MPTCP's first subflow is a TCP connection like any other."""
+    served = answers.node.spawn_python(parcel.__name__, "serve", str(PARCEL_PORT), ready="ready")
+    to = str(asks.address(answers.name, world.trial.family))
+    words = ("send", to, str(PARCEL_PORT), str(PARCEL_S))
+    sent = asks.node.spawn_python(parcel.__name__, *words)
+    sent.wait(PARCEL_LIMIT_S)
+    said = told(sent)
+    came = within(PARCEL_LIMIT_S, lambda: [one for one in told(served) if "ended" in one])
+    whole = said and came and came[-1]["digest"] == said[-1]["digest"]
+    is_mptcp = said and not any(one.get("fallback") for one in said)
+    about = f"{came[-1]['bytes']} bytes" if came else sent.text()
+    world.trial.check(f"{what}: a parcel by MPTCP is whole", whole and is_mptcp, about)
 
 
 def _check_lets_in(world: _World) -> None:

@@ -102,7 +102,7 @@ class Applications:
         self._tap.start()
         for cid, connection in list(self._host.connections.items()):
             local = connection.agreement.local
-            if local.transport.protocol == Transport.TCP.protocol and not is_open(local):
+            if local.transport.is_tcp and not is_open(local):
                 self._close(cid, "closed by the application while no agent ran")
 
     def stop(self) -> None:
@@ -191,7 +191,7 @@ class Applications:
     def deliver(self, effect: DeliverData) -> None:
         """Give an application what came with a message: a datagram, or TCP's SYN. Spec: R-12.8."""
         assert self._tap is not None
-        build = build_syn if effect.flow.transport is Transport.TCP else build_udp
+        build = build_syn if effect.flow.transport.is_tcp else build_udp
         packet = build(effect.flow, effect.data)
         if packet is None:  # no TCP header: who asked gets no answer from the application
             return
