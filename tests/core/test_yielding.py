@@ -290,7 +290,7 @@ def test_what_is_asked_is_asked_again_when_the_nat_is_known() -> None:
     assert [one.data for one in pair.seen(DeliverData, "c")] == [b"a certificate"]
     attempt = pair.connection("c").attempt
     assert attempt is not None
-    assert attempt.carried == b""
+    assert not attempt.load.rides
 
 
 @TRANSPORTS

@@ -13,7 +13,7 @@ from dataclasses import replace
 from . import constants as c
 from .address import Address, Flow
 from .answerer import Offer
-from .attempt import Attempt, Counts
+from .attempt import Attempt, Counts, Load
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import State, accept_seen, confirm_proof, connection_key
 from .crypto import (
@@ -115,8 +115,8 @@ class Asker(Yielding):
             alternatives=self._outside() or self._elsewhere(wire, outside),
         )
         signed, carried = encode_body(terms), False
-        called, tells = (after.called, after.tells) if after else (False, False)
-        rides = may_ride(wire.transport, seq) and (tells or not wire.transport.is_tcp)
+        must = after is not None and after.load.must
+        rides = may_ride(wire.transport, seq) and (must or not wire.transport.is_tcp)
         shown = self.host.tickets.towards(self.towards.ip)
         room = c.OPEN_BYTES_MIN - len(signed) - 128 - ROOM_FOR_HOPS_BYTES
         room -= c.PROOF_BYTES * len(shown)
@@ -136,10 +136,8 @@ class Asker(Yielding):
             open_hash(header, signed),
             outside,
             towards,
-            called,
-            data,
-            carried,
-            tells,
+            after is not None and after.called,
+            Load(data, must, carried),
             counts=Counts(redirects),
         )
         self.attempt.proofs = {ticket[: c.ISSUER_BYTES]: ticket for ticket in shown}
@@ -339,9 +337,9 @@ class Asker(Yielding):
             effects = [ChangeRules(about.cid, self._rules, (), (confirm,))]
         elif wire != before.wire or switch.remove:
             effects = [switch]
-        carried = attempt.carried and not attempt.counts.challenges
-        carried = carried and not wire.transport.is_tcp  # whose SYN was only told
-        attempt.carried, attempt.said = False, b""
+        tells = wire.transport.is_tcp  # what it will say
+        carried = attempt.load.rides and not attempt.counts.challenges and not tells
+        attempt.load = Load()
         report = replace(self._up(), refreshed=not first, carried=carried)
         return [*effects, save(self), report, *self._answer_data(terms)]
 
@@ -397,7 +395,11 @@ class Asker(Yielding):
             return self._drop(event, DropReason.UNEXPECTED)
         if self.state not in (State.OPENING, State.CONNECTED):
             return self._drop(event, DropReason.UNEXPECTED)
-        tells = terms.code == Code.DISCLOSURE_REQUIRED and bool(attempt.said) and not attempt.tells
+        tells = (
+            terms.code == Code.DISCLOSURE_REQUIRED
+            and bool(attempt.load.data)
+            and not attempt.load.must
+        )
         if attempt.message and (outside or tells):
             approval = decode_body(OpenTerms, attempt.message.signed).approval
             home, again = self.agreement.home, Counts(attempt.counts.redirects + 1)
@@ -405,10 +407,10 @@ class Asker(Yielding):
                 attempt,
                 outside=outside or attempt.outside,
                 called=attempt.called or (home is not None and event.source.ip == home.ip),
-                tells=attempt.tells or tells,
+                load=replace(attempt.load, must=attempt.load.must or tells),
                 counts=again,
             )
-            return self._ask(attempt.wire, now, attempt.said, approval, asked)
+            return self._ask(attempt.wire, now, attempt.load.data, approval, asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
@@ -460,5 +462,6 @@ class Asker(Yielding):
             wire = Flow(wire.transport, wire.source, destination)
         called = terms.relay == CALLED
         again = Counts(attempt.counts.redirects + 1)
-        asked = replace(attempt, called=called, tells=called or attempt.tells, counts=again)
-        return self._ask(wire, now, attempt.said, terms.approval, asked)
+        load = replace(attempt.load, must=attempt.load.must or called)
+        asked = replace(attempt, called=called, load=load, counts=again)
+        return self._ask(wire, now, attempt.load.data, terms.approval, asked)

@@ -18,6 +18,18 @@ class Counts:
     challenges: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the application said first (of TCP, its SYN), and whether that rides on an OPEN.
+
+    `must`: of TCP it does only where somebody wants to know. Spec: R-5.1.5, R-12.8.
+    """
+
+    data: bytes = b""
+    must: bool = False
+    rides: bool = False
+
+
 @dataclass(slots=True)
 class Attempt:
     """One OPEN in flight, kept after its ACCEPT to answer repetitions of that."""
@@ -35,12 +47,7 @@ class Attempt:
     """Where another path is tried; None: where the other end is asked as ever."""
     called: bool = False
     """Whether who sent us here has to show it to the other end, too. Spec: R-12.7."""
-    said: bytes = b""
-    """What the application said first; of TCP, its SYN."""
-    carried: bool = False
-    """Whether that rides on it."""
-    tells: bool = False
-    """Whether it has to, for TCP. Spec: R-12.8."""
+    load: Load = Load()
     counts: Counts = field(default_factory=Counts)
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     confirm: SendDatagram | None = None

@@ -48,11 +48,13 @@ table inet lab_punches {
     chain arriving {
         type filter hook prerouting priority -500; policy accept;
         udp length 40 @th,64,64 0x4353500100000000 counter name seen
+        tcp urgptr 0x4353 counter name seen
         udp sport ECHO counter name echoes
     }
     chain entering {
         type filter hook input priority 500; policy accept;
         udp length 40 @th,64,64 0x4353500100000000 udp dport != 4747 counter name taken
+        tcp urgptr 0x4353 counter name taken
     }
 }
 """
