@@ -15,9 +15,9 @@ from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
 from wayside.core.constants import OPEN_BYTES_MIN, RETRANSMIT_FIRST_S, SILENT_NAT_S
-from wayside.core.effects import Dropped, Effect, Punch
+from wayside.core.effects import DeliverData, Dropped, Effect, Punch
 from wayside.core.errors import DropReason
-from wayside.core.events import CloseRequested, DatagramReceived
+from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
 from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, decode, padded
 from wayside.core.rule import Cid
 from wayside.core.way import Role
@@ -26,8 +26,8 @@ from wayside.runtime.portrait import BEHIND_NAT, record_of
 HOME = Address.parse("198.51.100.7").with_port(4747)
 CAFE = Address.parse("192.0.2.9").with_port(4747)
 REGISTRATION = Cid(bytes([200]) * 16)
-CALLS = OPEN_BYTES_MIN // 2
-"""Longer than any opener of a NAT, shorter than an OPEN."""
+CALLED_S = RETRANSMIT_FIRST_S + 0.02
+"""Then the server has the copy that its NAT has let in, and waits for its application."""
 
 
 def world_of(**nat: Address) -> Walled:
@@ -186,6 +186,51 @@ def test_a_client_that_moves_behind_another_nat_has_it_called_again() -> None:
     assert world.connection("s", cid).agreement.wire.destination == there.with_port(port)
     assert world.connection("c", cid).agreement.wire.source.ip == world.own["c"].ip
     assert world.connection("c", cid).agreement.outside == there.with_port(port)
+
+
+SYN, SYN_ACK = b"a header that asks", b"a header that answers"
+
+
+def test_a_syn_is_told_to_who_is_called() -> None:
+    """R-12.8: at once, so no REJECT is needed; the punch goes to the client's NAT."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=CALLED_S, data=SYN)
+    assert world.connection("s", cid).state is State.ANSWERING
+    assert not world.refusals()[1:]  # but the REJECT 3 that told the client of its own NAT
+    world.tell("s", DataAnswered(cid, SYN_ACK))
+    world.run(1.0)
+    assert world.connection("s", cid).state is State.CONNECTED
+    port = world.connection("c", cid).agreement.wire.source.port
+    assert {(one.flow.destination, one.data) for one in punches(world)} == {
+        (CAFE.with_port(port), SYN_ACK)
+    }
+
+
+def test_a_syn_means_nothing_where_nobody_has_to_punch() -> None:
+    """R-12.8: a server whose NAT lets all in has its application asked by the true SYN alone."""
+    world = world_of(s=HOME)
+    world.host("s").context.let_in = True
+    world.sent.add(("s", world.own["c"]))
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, data=SYN)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert not any(isinstance(one, DeliverData | Punch) for _, one in world.effects)
+
+
+def test_a_bare_ack_opens_the_nat_for_a_tcp_client_that_moves() -> None:
+    """R-12.8: numbers that the NAT has not seen yet are not looked at."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=CALLED_S, data=SYN)
+    world.tell("s", DataAnswered(cid, SYN_ACK))
+    world.run(1.0)
+    done = len(world.effects)
+    there = Address.parse("203.0.113.5").with_port(4747)
+    world.nat["c"] = there
+    world.sent = {(who, to) for who, to in world.sent if who != "c"}
+    world.move("c", "10.9.9.9")
+    world.run(3.0)
+    moved = world.connection("s", cid).agreement.wire
+    assert moved.destination.ip == there.ip
+    assert {(one.flow, one.data) for one in punches(world, done)} == {(moved, b"")}
 
 
 def forged(world: Walled, event: DatagramReceived, **other: object) -> list[Effect]:

@@ -13,8 +13,15 @@ from wayside.core.address import Address, Transport
 from wayside.core.codec import decode_body
 from wayside.core.connection import State
 from wayside.core.constants import OPEN_BYTES_MIN, PUNCHES, SILENT_NAT_S
-from wayside.core.effects import ChangeRules, Effect, Punch, SendDatagram
-from wayside.core.events import CloseRequested, DatagramReceived
+from wayside.core.effects import (
+    ChangeRules,
+    DeliverData,
+    Effect,
+    Punch,
+    ReportOpened,
+    SendDatagram,
+)
+from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
 from wayside.core.messages import (
     MESSAGES,
     Accept,
@@ -132,7 +139,7 @@ def test_who_is_behind_no_such_nat_punches_nothing() -> None:
 
 
 def test_nobody_punches_where_there_are_no_packets() -> None:
-    """R-12.6: it is for UDP, and neither for transport 0 nor for TCP."""
+    """R-12.6: transport 0 has none."""
     world = walled()
     ask(world, transport=Transport.NONE)
     assert punches(world) == []
@@ -149,14 +156,82 @@ def test_what_a_registration_has_shown_ends_with_it() -> None:
     assert world.host("s").context.behind == {}
 
 
-@pytest.mark.parametrize("transport", [Transport.TCP, Transport.MPTCP])
-def test_tcp_is_refused_with_the_reason(transport: Transport) -> None:
-    """R-12.6: REJECT 8, for a SYN that would not get in."""
+SYN, SYN_ACK = b"a header that asks", b"a header that answers"
+TCPS = pytest.mark.parametrize("transport", [Transport.TCP, Transport.MPTCP])
+
+
+def answers(world: Walled, to: Cid, data: bytes = SYN_ACK) -> None:
+    """The server's application answers what it was given."""
+    world.tell("s", DataAnswered(to, data))
+    world.run(1.0)
+
+
+@TCPS
+def test_tcp_without_its_syn_is_refused_with_the_reason(transport: Transport) -> None:
+    """R-12.8: REJECT 9; who asks has none to tell, and says so to the user."""
     world = walled()
     ask(world, transport=transport)
     (refusal,) = world.refusals()
-    assert (refusal.code, refusal.by[:1]) == (Code.NO_ROUTE, "s")
+    assert (refusal.code, refusal.by[:1]) == (Code.DISCLOSURE_REQUIRED, "s")
     assert "NAT" in refusal.reason
+    assert punches(world) == []
+
+
+@TCPS
+def test_a_syn_is_told_only_to_who_wants_to_know(transport: Transport) -> None:
+    """R-12.8: on the second OPEN, which has the data of the first; sealed for the server."""
+    world = walled()
+    sent = len(world.wire)
+    cid = world.ask("c", "s", "r", transport=transport, seconds=0.01, data=SYN)
+    opens = [
+        (one.data[8:16], body_of(one.data, Open).signed)
+        for name, to, one in world.wire[sent:]
+        if (name, to) == ("c", "r") and one.data[4] == Open.TYPE
+    ]
+    first, second = (decode_body(OpenTerms, signed) for _, signed in opens)
+    assert first.sealed == b""
+    assert len(second.sealed) == len(SYN) + 16
+    assert SYN not in second.sealed
+    (given,) = [one for one in said_by(world) if isinstance(one, DeliverData)]
+    local = world.connection("s", cid).agreement.local
+    assert (given.flow, given.data) == (local.reversed(), SYN)
+    assert world.connection("s", cid).state is State.ANSWERING
+    assert punches(world) == []
+
+
+@TCPS
+def test_the_punch_has_what_the_application_answers(transport: Transport) -> None:
+    """R-12.8: before the ACCEPT and at the CONFIRM; nothing of it rides on the ACCEPT."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=transport, seconds=0.01, data=SYN)
+    answers(world, cid)
+    wire = world.connection("s", cid).agreement.wire
+    assert [(one.flow, one.data) for one in punches(world)] == [(wire, SYN_ACK)] * 2
+    told = said_by(world)
+    at = next(number for number, one in enumerate(told) if isinstance(one, Punch))
+    assert says(told[at + 1], Accept)
+    accept = next(one.data for name, _, one in world.wire if is_accept(name, one))
+    assert decode_body(AcceptTerms, body_of(accept, Accept).signed).sealed == b""
+    opened = [one for name, one in world.effects if name == "c" and isinstance(one, ReportOpened)]
+    assert [one.carried for one in opened] == [False]  # the SYN itself is still to be sent
+
+
+def test_tcp_that_stays_where_it_is_is_punched_for_once() -> None:
+    """R-12.8: NATs know an open TCP connection for hours; a SYN in it would be wrong."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=0.01, data=SYN)
+    answers(world, cid)
+    begun = len(world.effects)
+    world.run(SILENT_NAT_S)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert punches(world, begun) == []
+
+
+def test_an_application_that_does_not_answer_costs_no_punch() -> None:
+    """R-12.8: there is no number to have."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=1.0, data=SYN)
+    assert world.connection("s", cid).state is State.CONNECTED
     assert punches(world) == []
 
 

@@ -9,8 +9,10 @@ from wayside.kernel.packets import (
     TCP,
     UDP,
     Packet,
+    build_ack,
     build_ip,
     build_refusal,
+    build_syn,
     build_udp,
     checksum,
     parse_flow,
@@ -205,3 +207,59 @@ def test_only_a_syn_asks_for_anything(family: int) -> None:
     assert datagram
     assert not datagram.is_multipath
     assert not datagram.is_join
+
+
+@FAMILIES
+@given(
+    number=st.integers(0, 2**32 - 1),
+    options=st.integers(0, 10).flatmap(
+        lambda words: st.binary(min_size=4 * words, max_size=4 * words)
+    ),
+    flags=st.sampled_from([0x02, 0x12, 0x52]),
+    urgent=st.sampled_from([0, 0x4353]),
+)
+def test_a_syn_has_the_number_window_and_options_of_another_header(
+    family: int, number: int, options: bytes, flags: int, urgent: int
+) -> None:
+    """R-12.8: it asks, whatever the other one did, and acknowledges nothing."""
+    offset = (20 + len(options)) // 4 << 4
+    header = struct.pack("!HHIIBBHHH", 1, 2, number, 77, offset, flags, 999, 5, 6) + options
+    flow = flow_of(family, Transport.TCP)
+    raw = build_syn(flow, header, urgent)
+    assert raw is not None
+    packet = parse_packet(raw)
+    assert packet is not None
+    assert segment_sum(raw) == 0
+    assert (packet.flow, packet.is_syn, packet.payload) == (flow, True, b"")
+    seq, ack, _, flags, window, _, points = struct.unpack_from("!IIBBHHH", packet.tcp_header, 4)
+    assert (seq, ack, flags, window, points) == (number, 0, 2, 999, urgent)
+    assert packet.tcp_header[20:] == options
+
+
+@FAMILIES
+def test_behind_a_syn_the_reset_of_a_closed_port_fits(family: int) -> None:
+    """R-12.8: a RST to a SYN has the number 0."""
+    reset = parse_packet(tcp_packet(family, 0x14, seq=0))
+    assert reset is not None
+    raw = build_syn(reset.flow, reset.tcp_header)
+    assert raw is not None
+    packet = parse_packet(raw)
+    assert packet is not None
+    assert packet.tcp_header[4:8] == b"\xff" * 4
+
+
+@given(st.binary(max_size=70))
+def test_any_bytes_make_a_syn_or_none(data: bytes) -> None:
+    raw = build_syn(flow_of(4, Transport.TCP), data)
+    right = 20 <= len(data) <= 60 and (data[12] >> 4) * 4 == len(data)
+    assert (raw is not None) is right
+
+
+@FAMILIES
+def test_a_bare_ack_asks_for_nothing(family: int) -> None:
+    """R-12.8."""
+    raw = build_ack(flow_of(family, Transport.TCP), 0x4353)
+    packet = parse_packet(raw)
+    assert packet is not None
+    assert packet.is_bare_ack
+    assert segment_sum(raw) == 0

@@ -1,5 +1,5 @@
 from wayside.kernel.nft import GATE_MAPS
-from wayside.kernel.skeleton import gate_skeleton, host_skeleton
+from wayside.kernel.skeleton import PUNCHES, gate_skeleton, host_skeleton
 
 
 def test_the_same_table_has_the_same_name_and_another_has_another() -> None:
@@ -24,6 +24,14 @@ def test_only_who_hides_hosts_drops_punches_and_before_all_else() -> None:
     assert "chain admit" in line  # where the rules that let in come later
     begins = b"CSP\x01\0\0\0\0".hex()
     assert f"udp length {8 + 32} @th,64,64 0x{begins} counter drop" in line
+    assert "tcp urgptr 0x4353 tcp flags & urg == 0 counter drop" in line
+
+
+def test_a_host_drops_punches_before_any_rule_lets_them_in() -> None:
+    """R-12.6, R-12.8: what comes in meets that first; what goes out does not."""
+    lines = host_skeleton("fd77:6179:7364::/48", 4747).first.splitlines()
+    (entering,) = [line for line in lines if PUNCHES in line]
+    assert "chain in {" in entering
 
 
 def test_no_line_flushes_or_names_a_table_of_somebody_else() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from pair import Pair
 from wayside.core.address import Address, Flow, Transport
-from wayside.core.effects import Punch, ReportOpened, ReportRefused
+from wayside.core.connection import State
+from wayside.core.effects import DeliverData, Punch, ReportOpened, ReportRefused
 from wayside.core.events import DataAnswered, DatagramReceived
 from wayside.core.host import Host
 from wayside.core.messages import Code
@@ -69,6 +70,7 @@ class Stage:
         self.pair = Pair(0, transport=transport).open()
         self.kernel = Kernel()
         self.asked: list[Packet] = []
+        self.answered: list[DataAnswered | DatagramReceived] = []
         self.has_way = True
         host = self.pair.nodes["c"]
         assert isinstance(host, Host)
@@ -87,7 +89,8 @@ class Stage:
 
     def _close(self, cid: Cid, why: str) -> None: ...
 
-    def _answer(self, event: DataAnswered | DatagramReceived) -> None: ...
+    def _answer(self, event: DataAnswered | DatagramReceived) -> None:
+        self.answered.append(event)
 
     def says(self, data: bytes) -> bytes:
         """The application sends a packet; as it is."""
@@ -284,6 +287,52 @@ def test_any_other_no_is_not_asked_again(code: Code) -> None:
         assert (len(stage.asked), len(stage.tap.injected)) == (1, 1)
 
     played(run)
+
+
+def test_an_application_is_given_the_syn_and_its_answer_stays_here() -> None:
+    """R-12.8: the header of what it says goes to the machine, the segment nowhere."""
+
+    async def run(stage: Stage) -> None:
+        flow = stage.about.local
+        asks, answers = segment(flow.reversed(), b"", 0x02), segment(flow, b"", 0x12)
+        asked = parse_packet(asks)
+        assert asked is not None
+        stage.connection.state = State.ANSWERING
+        stage.these._ruled.discard(stage.about.cid)
+        stage.these.deliver(DeliverData(stage.about.cid, flow.reversed(), asked.tcp_header))
+        assert stage.tap.injected == [with_checksum(asked)]
+        stage.tap.hears(answers)
+        (answered,) = stage.answered
+        assert answered == DataAnswered(stage.about.cid, answers[-20:])
+        assert stage.these._room.find(flow) is None
+        stage.these.deliver(DeliverData(stage.about.cid, flow.reversed(), b"no header"))
+        assert len(stage.tap.injected) == 1
+
+    played(run, Transport.TCP)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_punch_for_tcp_is_no_answer_to_anybody(family: int) -> None:
+    """R-12.8: a SYN with the answer's number, or a bare ACK; both with the urgent pointer."""
+    here, there = ("10.0.1.2", "10.0.3.2") if family == 4 else ("fd00:1::2", "fd00:3::2")
+    ends = (Address.parse(here).with_port(8443), Address.parse(there).with_port(40001))
+    flow = Flow(Transport.TCP, *ends)
+    answer = parse_packet(segment(flow, b"", 0x12))
+    assert answer is not None
+
+    async def run(stage: Stage) -> None:
+        for data in (answer.tcp_header, b"", b"no header"):
+            stage.these.punch(Punch(Cid(bytes(16)), flow, data))
+
+    sent = played(run).tap.sent
+    asks, acks = (parse_packet(raw) for raw in sent)
+    assert asks is not None
+    assert acks is not None
+    assert (asks.flow, asks.is_syn) == (acks.flow, True) == (flow, True)
+    assert acks.is_bare_ack
+    assert asks.tcp_header[4:8] == answer.tcp_header[4:8]
+    assert {one.tcp_header[18:] for one in (asks, acks)} == {b"CS"}
+    assert [with_checksum(one) for one in (asks, acks)] == sent
 
 
 @pytest.mark.parametrize("family", [4, 6])

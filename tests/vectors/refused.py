@@ -207,11 +207,9 @@ def _bad_opens(world: World) -> Iterator[Case]:
         yield Case(
             f"another {name} than was signed", OPEN_AT_GATE, bytes(data), DropReason.SIGNATURE
         )
-    for name, new in (
-        ("TCP", replace(terms, transport=Transport.TCP)),
-        ("MPTCP", replace(terms, transport=Transport.MPTCP)),
-    ):
-        yield Case(f"data on an OPEN for {name}", OPEN_AT_GATE, remade(new), DropReason.MALFORMED)
+    later, signed = replace(header, seq=2), encode_body(terms)
+    again = m.padded(later, m.Open(signed, _sign(mine, later, signed)))
+    yield Case("data on a later OPEN for UDP", OPEN_AT_GATE, again, DropReason.MALFORMED)
     no_key = replace(terms, from_key=bytes(32))
     yield Case("from a key of small order", OPEN_AT_GATE, remade(no_key), DropReason.SIGNATURE)
     udp = replace(terms, transport=Transport.UDP, source=terms.source.with_port(4747))
