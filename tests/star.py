@@ -224,10 +224,12 @@ class Star:
 class Walled(Star):
     """A star with hosts behind NATs that keep ports, say nothing, and let in what they know.
 
-    `nat`: their outsides, by host; `sent`: where each NAT has seen one of its host's datagrams go.
+    `nat`: their outsides, by host; `sent`: where each NAT has seen one of its host's datagrams go;
+    `parted`: who cannot send to whom.
     """
 
     nat: dict[str, Address] = field(default_factory=dict[str, Address])
+    parted: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     sent: set[tuple[str, Address]] = field(default_factory=set[tuple[str, Address]])
 
     def _send(self, name: str, datagram: SendDatagram) -> None:
@@ -238,6 +240,7 @@ class Walled(Star):
         event = DatagramReceived(datagram.data, source, self.own.get(there, to), False, "outside")
         self.wire.append((name, there, event))
         shut = there in self.nat and (there, source) not in self.sent
+        shut = shut or (name, there) in self.parted
         lost = shut or MESSAGES.get(datagram.data[4]) in self.lose
         if there in self.nodes and not lost:
             heapq.heappush(self._coming, (self.now + 0.001, next(self._number), there, event))

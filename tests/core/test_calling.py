@@ -188,6 +188,24 @@ def test_a_client_that_moves_behind_another_nat_has_it_called_again() -> None:
     assert world.connection("c", cid).agreement.outside == there.with_port(port)
 
 
+@pytest.mark.parametrize("transport", [Transport.TCP, Transport.UDP])
+def test_who_does_not_get_there_is_relayed(transport: Transport) -> None:
+    """R-12.7: the rendezvous carries what no calling lets through; it is told so by the address."""
+    world = walled()
+    world.parted = {("c", "s")}
+    cid = world.ask("c", "s", "r", transport=transport, seconds=1.77, data=b"a datagram, or a SYN")
+    if transport.is_tcp:
+        world.tell("s", DataAnswered(cid, SYN_ACK))
+    world.run(1.0)
+    assert world.connection("s", cid).state is State.CONNECTED
+    ends = [world.connection(who, cid).agreement.wire for who in ("c", "s")]
+    assert {one.destination.ip for one in ends} == {world.own["r"].ip}
+    rewritten = [one.rewrite.destination.ip for one in world.kernel["r"].values() if one.rewrite]
+    assert set(rewritten) == {HOME.ip, CAFE.ip}
+    assert {one.flow.destination.ip for one in punches(world)} == {world.own["r"].ip}
+    assert world.refusals()[1:] == []  # but the REJECT 3 that told the client of its own NAT
+
+
 SYN, SYN_ACK = b"a header that asks", b"a header that answers"
 
 

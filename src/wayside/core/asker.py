@@ -172,13 +172,28 @@ class Asker(Yielding):
         attempt = self.attempt
         if attempt is None or attempt.message is None:
             return []
+        home = self.agreement.home
+        if (
+            attempt.called
+            and attempt.counts.tries >= c.CALLS
+            and home
+            and self.state is State.OPENING
+        ):
+            return self._ask_home(attempt, home, now)
         self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.counts.tries)
         attempt.counts.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
-        home, early = self.agreement.home, attempt.counts.tries <= c.TRIES_BEFORE_HOME
+        early = attempt.counts.tries <= c.TRIES_BEFORE_HOME
         if home is None or attempt.towards or (early and not attempt.called):
             return [opened]
         return [opened, replace(opened, destination=home)]
+
+    def _ask_home(self, attempt: Attempt, home: Address, now: float) -> list[Effect]:
+        """Who was called does not get our OPENs: then only by way of who called. Spec: R-12.7."""
+        self.towards = home
+        there = home.with_port(attempt.wire.destination.port)
+        wire, asked = replace(attempt.wire, destination=there), replace(attempt, called=False)
+        return self._ask(wire, now, attempt.load.data, _approval(attempt), asked)
 
     def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
@@ -401,7 +416,6 @@ class Asker(Yielding):
             and not attempt.load.must
         )
         if attempt.message and (outside or tells):
-            approval = decode_body(OpenTerms, attempt.message.signed).approval
             home, again = self.agreement.home, Counts(attempt.counts.redirects + 1)
             asked = replace(
                 attempt,
@@ -410,7 +424,7 @@ class Asker(Yielding):
                 load=replace(attempt.load, must=attempt.load.must or tells),
                 counts=again,
             )
-            return self._ask(attempt.wire, now, attempt.load.data, approval, asked)
+            return self._ask(attempt.wire, now, attempt.load.data, _approval(attempt), asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
@@ -465,3 +479,8 @@ class Asker(Yielding):
         load = replace(attempt.load, must=attempt.load.must or called)
         asked = replace(attempt, called=called, load=load, counts=again)
         return self._ask(wire, now, attempt.load.data, terms.approval, asked)
+
+
+def _approval(attempt: Attempt) -> bytes:
+    """What an OPEN that is unanswered shows."""
+    return decode_body(OpenTerms, attempt.message.signed).approval if attempt.message else b""

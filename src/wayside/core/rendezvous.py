@@ -238,12 +238,13 @@ class Rendezvous:
             known = opened.to_name or "that host"
             refusal = Refusal(Code.NO_ROUTE, f"{known} is not registered here at the moment")
             return forwarding.refuse(asked, opened, refusal)
-        if verdict.action is not PolicyAction.STEER:
-            cid, ours = asked.header.cid, (self.gate.context.key.public,)
-            unix_s = self.gate.context.epoch_s + now
-            if located.walled and check_approval(cid, opened.terms, ours, unix_s):
-                return forwarding.call(asked, opened, located.at)
+        cid, ours = asked.header.cid, (self.gate.context.key.public,)
+        unix_s, to = self.gate.context.epoch_s + now, opened.terms.destination.ip
+        sent = located.walled and check_approval(cid, opened.terms, ours, unix_s)
+        if verdict.action is not PolicyAction.STEER and not sent:
             return [forwarding.redirect_to(asked, opened, located.at, now, located.walled)]
+        if verdict.action is not PolicyAction.STEER and to != asked.destination.ip:
+            return forwarding.call(asked, opened, located.at)
         near, here = opened.source, asked.destination
         way = Way(Role.HIDING, near, here, located.at, here)
         lent = lent_way(asked, opened, way, self.gate.context.box, self.gate.table)

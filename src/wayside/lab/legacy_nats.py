@@ -1,14 +1,16 @@
-"""Both hosts behind NATs that say nothing: the rendezvous that hides them carries UDP, not TCP.
+"""Hosts behind NATs that say nothing: TCP and UDP go from NAT to NAT, or by the rendezvous.
 
     client ── nat-a ──┐
-    server ── nat-b ──┼── router ── meet: the rendezvous
-    cloud ─── nat-c ──┘
+    server ── nat-b ──┤
+    cloud ─── nat-c ──┼── router ── meet: the rendezvous
+    office ── nat-d ──┘
 
-The first two NATs masquerade and know no signaling: kernels, without a daemon. They let nothing in
-that does not answer something, and forget what was silent for some seconds. Each host registers by
-what its NAT left open, and sends a punch before it agrees to UDP, so that its NAT lets in what the
-rendezvous passes on. TCP cannot be had so, and is refused with a reason. The third NAT lets in
-whatever comes, as a cloud's does; its host's user says so, and TCP works.
+The NATs masquerade and know no signaling: kernels, without a daemon. They let nothing in that does
+not answer something, and forget what was silent for some seconds. Each host registers by what its
+NAT left open. The rendezvous hides the server, and relays for it; it lets the client be found, and
+calls it, so that its NAT lets in who asks. Whoever agrees punches first, so that its NAT lets in
+what comes; for TCP the other end has told its SYN. The cloud's NAT lets in whatever comes, and its
+user says so. The office's lets hosts talk to the rendezvous alone, which relays for them, then.
 """
 
 from __future__ import annotations
@@ -60,6 +62,9 @@ table inet lab_punches {
 """
 """Punches that come to a node, and those that any program there could read; and an echo's asks."""
 
+BOXES = {"client": "nat-a", "server": "nat-b", "cloud": "nat-c", "office": "nat-d"}
+"""Hosts, and the NAT before each."""
+
 SHUT = """
 table inet lab_router {
     chain entering {
@@ -69,6 +74,17 @@ table inet lab_router {
 }
 """
 """As households' NATs come: what nobody inside has asked for is dropped, and not answered."""
+
+KEPT_IN = """
+table inet lab_office {
+    chain passing {
+        type filter hook forward priority filter; policy accept;
+        iifname "to-office" meta l4proto { tcp, udp } ip daddr != V4 drop
+        iifname "to-office" meta l4proto { tcp, udp } ip6 daddr != V6 drop
+    }
+}
+"""
+"""A network whose hosts may talk to the rendezvous only."""
 
 CLIENT_IS_TOLD_OF = """
 default = "reject"
@@ -90,7 +106,7 @@ SILENCE_S = 8.0
 PARCEL_PORT = 7100
 PARCEL_S, PARCEL_LIMIT_S = 0.3, 10.0
 HANDSHAKE_PUNCHES = 2
-ECHOES, EVERY_S = 20, 0.05
+ECHOES, EVERY_S, WAIT_S = 20, 0.05, 4.0
 ECHO_FROM, STRAY_FROM, OPENED_FROM = 40_001, 40_002, 40_003
 
 
@@ -103,18 +119,20 @@ class _World:
     client: Daemon
     server: Daemon
     cloud: Daemon
+    office: Daemon
     nats: dict[str, Node]
 
 
 def play(trial: Trial) -> None:
-    """Nothing gets in unasked; UDP both ways, also after a silence; no TCP, but where it may."""
+    """Nothing gets in unasked; UDP and TCP hidden, found and relayed; nobody reads a punch."""
     world = _set_up(trial)
     _check_shut(world)
     _check_hidden(world)
     _check_called(world)
     _check_silence(world)
-    _check_punched(world)
     _check_tcp(world)
+    _check_relayed(world)
+    _check_punched(world)
     _check_lets_in(world)
 
 
@@ -127,7 +145,7 @@ def _set_up(trial: Trial) -> _World:
     there = daemons.rendezvous_at(meet, policy=policy, lifetime_s=LIFETIME_S)
     hosts: dict[str, Daemon] = {}
     nats: dict[str, Node] = {}
-    for name, box in (("client", "nat-a"), ("server", "nat-b"), ("cloud", "nat-c")):
+    for name, box in BOXES.items():
         nats[name] = _nat(world, box, router)
         node, _ = world.beside(name, nats[name])
         serve_all(node)
@@ -137,8 +155,10 @@ def _set_up(trial: Trial) -> _World:
             families=[family],
             mptcp=True,
         )
-        for counted in [node] if name != "cloud" else [node, meet]:
-            counted.run("nft", "-f", "-", stdin=COUNTS.replace("ECHO", str(ECHO_FROM)))
+    for counted in (meet, hosts["client"].node, hosts["server"].node):
+        counted.run("nft", "-f", "-", stdin=COUNTS.replace("ECHO", str(ECHO_FROM)))
+    kept_in = KEPT_IN.replace("V4", str(meet.address(4))).replace("V6", str(meet.address(6)))
+    nats["office"].run("nft", "-f", "-", stdin=kept_in)
     cloud = hosts["cloud"].node
     lets_in = LETS_IN.replace("V4", str(cloud.address(4))).replace("V6", str(cloud.address(6)))
     nats["cloud"].run("nft", "-f", "-", stdin=lets_in)
@@ -146,9 +166,9 @@ def _set_up(trial: Trial) -> _World:
     path.write_text("nat_lets_in = true\n" + path.read_text())
     daemons.start(introduce=False)
     within(SEEN_LIMIT_S, lambda: len(kept(there)) >= len(hosts))
-    trial.check("all three are registered, each by its NAT", len(kept(there)) >= 3)
+    trial.check("all are registered, each by its NAT", len(kept(there)) >= len(hosts))
     _check_join(trial, there, hosts["client"].node)
-    return _World(trial, there, hosts["client"], hosts["server"], hosts["cloud"], nats)
+    return _World(trial, there, **hosts, nats=nats)
 
 
 def _check_join(trial: Trial, there: Daemon, behind: Node) -> None:
@@ -232,7 +252,9 @@ def _check_udp(world: _World, asks: Daemon, answers: Daemon, what: str) -> None:
     """Every datagram is answered, the first one too."""
     trial = world.trial
     to = asks.address(answers.name, trial.family)
-    asked = traffic.start_echo(asks.node, to, count=ECHOES, interval_s=EVERY_S, from_port=ECHO_FROM)
+    asked = traffic.start_echo(
+        *(asks.node, to), count=ECHOES, interval_s=EVERY_S, from_port=ECHO_FROM, limit_s=WAIT_S
+    )
     done = traffic.echo_result(asked)
     name = f"{what}: every datagram of the UDP echo is answered"
     trial.check(name, done.answered == ECHOES, done.answered, f"of {ECHOES}")
@@ -298,6 +320,19 @@ def _check_mptcp(world: _World, what: str, asks: Daemon, answers: Daemon) -> Non
     is_mptcp = said and not any(one.get("fallback") for one in said)
     about = f"{came[-1]['bytes']} bytes" if came else sent.text()
     world.trial.check(f"{what}: a parcel by MPTCP is whole", whole and is_mptcp, about)
+
+
+def _check_relayed(world: _World) -> None:
+    """Whoever does not get to who was called, is carried by the rendezvous."""
+    trial, office, client = world.trial, world.office, world.client
+    to = office.address(client.name, trial.family)
+    fetched = traffic.curl(office.node, to)
+    whole = fetched.bytes == traffic.FILE_BYTES
+    trial.check("relayed: curl has the whole file", whole, fetched.error or fetched.seconds)
+    _check_udp(world, office, client, "relayed")
+    by = {goes_to(one) for one in connected(office, client)}
+    meet = str(world.meet.node.address(trial.family))
+    trial.check("relayed: the packets go to the rendezvous", by == {meet}, str(by))
 
 
 def _check_lets_in(world: _World) -> None:
