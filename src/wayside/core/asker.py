@@ -13,7 +13,7 @@ from dataclasses import replace
 from . import constants as c
 from .address import Address, Flow
 from .answerer import Offer
-from .attempt import Attempt, Counts, Load
+from .attempt import Attempt, Counts, Load, approval_of
 from .codec import DecodeError, Header, decode_body, encode_body
 from .connection import State, accept_seen, confirm_proof, connection_key
 from .crypto import (
@@ -193,7 +193,7 @@ class Asker(Yielding):
         self.towards = home
         there = home.with_port(attempt.wire.destination.port)
         wire, asked = replace(attempt.wire, destination=there), replace(attempt, called=False)
-        return self._ask(wire, now, attempt.load.data, _approval(attempt), asked)
+        return self._ask(wire, now, attempt.load.data, approval_of(attempt), asked)
 
     def _open_datagram(self, attempt: Attempt, message: Open) -> SendDatagram:
         proofs = tuple(attempt.proofs.values())
@@ -424,7 +424,7 @@ class Asker(Yielding):
                 load=replace(attempt.load, must=attempt.load.must or tells),
                 counts=again,
             )
-            return self._ask(attempt.wire, now, attempt.load.data, _approval(attempt), asked)
+            return self._ask(attempt.wire, now, attempt.load.data, approval_of(attempt), asked)
         key = key_text(terms.from_key)
         by = f"{terms.by} ({key[:KEY_SHOWN]}...)" if terms.by else key
         return self._refused(terms.code, terms.reason, by, terms.rule, now)
@@ -479,8 +479,3 @@ class Asker(Yielding):
         load = replace(attempt.load, must=attempt.load.must or called)
         asked = replace(attempt, called=called, load=load, counts=again)
         return self._ask(wire, now, attempt.load.data, terms.approval, asked)
-
-
-def _approval(attempt: Attempt) -> bytes:
-    """What an OPEN that is unanswered shows."""
-    return decode_body(OpenTerms, attempt.message.signed).approval if attempt.message else b""

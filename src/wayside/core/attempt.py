@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .address import Address, Flow
+from .codec import decode_body
 from .effects import SendDatagram
-from .messages import Open
+from .messages import Open, OpenTerms
 
 
 @dataclass(slots=True)
@@ -52,3 +53,8 @@ class Attempt:
     proofs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     confirm: SendDatagram | None = None
     """What answered the ACCEPT that was believed, and answers every other one."""
+
+
+def approval_of(attempt: Attempt) -> bytes:
+    """The approval that an unanswered OPEN shows. Spec: R-5.7.2."""
+    return decode_body(OpenTerms, attempt.message.signed).approval if attempt.message else b""

@@ -111,7 +111,7 @@ class HostContext:
         known = () if self.let_in else self.behind.values()
         return [key for key, outside in known if outside.version == family]
 
-    def is_called_so(self, ip: IP) -> bool:
+    def is_known_as(self, ip: IP) -> bool:
         """Whether such a NAT has this address for us. Spec: R-5.1.6."""
         return any(ip == outside for _, outside in self.behind.values())
 

@@ -251,7 +251,7 @@ class Host:
         self, event: MessageReceived, message: Open, opened: CheckedOpen
     ) -> Refusal | None:
         """Why no packets may be said to be of these addresses. Spec: R-5.1.6, R-6.3."""
-        known = self.context.is_called_so(opened.flow.destination.ip)
+        known = self.context.is_known_as(opened.flow.destination.ip)
         elsewhere = None if known else misled(event, message, opened)
         refusal = elsewhere or misplaced(event, opened)
         if self.virtual is not None and self.virtual.covers(opened.source.ip):

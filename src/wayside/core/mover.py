@@ -10,11 +10,10 @@ from dataclasses import replace
 
 from .address import IP, Address, Flow
 from .asker import Asker
-from .codec import decode_body
+from .attempt import approval_of
 from .connection import State
 from .effects import ChangeRules, Effect
 from .events import SourcesChanged
-from .messages import OpenTerms
 from .saved import save
 from .timers import Timer
 
@@ -48,9 +47,8 @@ class Mover(Asker):
         if attempt is None or attempt.message is None or attempt.wire == wire:
             return []
         self.agreement = replace(about, wire=replace(about.wire, source=wire.source))
-        approval = decode_body(OpenTerms, attempt.message.signed).approval
         asked = replace(attempt, outside=None)  # a NAT was before the old address
-        return self._ask(wire, now, approval=approval, after=asked)
+        return self._ask(wire, now, attempt.load.data, approval_of(attempt), asked)
 
     def follow(self, source: IP) -> list[Effect]:
         """We are elsewhere, and who hides us knows it: nobody else needs to. Spec: R-10.5."""
