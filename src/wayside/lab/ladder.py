@@ -71,6 +71,7 @@ class Tone(Enum):
 OF_A_FLOW = {
     "packet.first": ("first packet held", Tone.DATA),
     "packet.released": ("first packet sent on", Tone.DATA),
+    "packet.punched": ("punch sent", Tone.DATA),
     "subflow.made": ("subflow asked of the kernel", Tone.DATA),
     "subflow.up": ("subflow up", Tone.GOOD),
 }
