@@ -20,7 +20,7 @@ from wayside.kernel.packets import Packet
 
 from .host import HostBox, Peer
 from .watch import Violation
-from .wire import FORGED, TCP_HEADER_BYTES, Flag, build_tcp, build_udp, numbers_of
+from .wire import FORGED, FORGED_NUMBER, TCP_HEADER_BYTES, Flag, build_tcp, build_udp, numbers_of
 
 REPEAT_FIRST_S = 0.3
 """First repetition of a segment or request; doubles, as TCP's does."""
@@ -356,6 +356,12 @@ class Server:
     box: HostBox
     open: dict[Flow, float] = field(default_factory=dict[Flow, float])
     """By the flow of its own packets: when it last heard something."""
+    numbers: dict[Flow, int] = field(default_factory=dict[Flow, int])
+    """What it says first in each of these TCP connections; nobody can tell it before."""
+    chance: Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chance = self.box.place.chance.stream(f"server {self.box.name}")
 
     def on_packet(self, packet: Packet) -> None:
         """A question, or the end of them."""
@@ -405,7 +411,8 @@ class Server:
             self.box.sockets.connect(flow, self)
             self.box.place.clock.after(SERVER_IDLE_S, lambda: self._tidy(flow))
         self.open[flow] = now
-        self.box.send(build_tcp(flow, Flag.SYN | Flag.ACK, 0, 1))
+        number = self.numbers.setdefault(flow, self.chance.randrange(FORGED_NUMBER))
+        self.box.send(build_tcp(flow, Flag.SYN | Flag.ACK, number, 1))
 
     def _tidy(self, flow: Flow) -> None:
         heard = self.open.get(flow)
@@ -419,6 +426,7 @@ class Server:
 
     def _close(self, flow: Flow) -> None:
         if self.open.pop(flow, None) is not None:
+            self.numbers.pop(flow, None)
             self.box.sockets.forget(flow)
             self.box.socket_ended(flow)
 
@@ -427,7 +435,8 @@ class Server:
             self.box.send(build_udp(flow, answer))
         elif flow in self.open:
             seq, _ = numbers_of(packet)
-            self.box.send(build_tcp(flow, Flag.ACK | Flag.PSH, 1, seq, answer))
+            number = self.numbers[flow] + 1
+            self.box.send(build_tcp(flow, Flag.ACK | Flag.PSH, number, seq, answer))
 
     def close_all(self) -> None:
         """Close every connection."""
@@ -443,3 +452,4 @@ class Server:
     def on_reset(self) -> None:
         """The machine went down."""
         self.open.clear()
+        self.numbers.clear()

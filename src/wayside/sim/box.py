@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from wayside.core import constants as c
-from wayside.core.address import Address
+from wayside.core.address import Address, Transport
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import (
     ChangeRules,
@@ -33,6 +33,8 @@ from wayside.core.events import (
     TimePassed,
 )
 from wayside.core.rule import Action, Cid
+from wayside.kernel.names import PUNCH_URGENT
+from wayside.kernel.packets import build_ack, build_syn
 from wayside.kernel.plan import Change, InstalledRule, KernelError, Put, Remove
 from wayside.kernel.turns import Turn, Turns
 
@@ -225,8 +227,13 @@ class Driver:
 
     def _punch(self, effect: Punch) -> None:
         """A packet of a flow, past all rules, as from the raw socket of runtime/tap.py."""
-        if effect.flow.source.ip.packed in self._box.own:
-            self._box.transmit(build_udp(effect.flow, effect.data))
+        flow, data = effect.flow, effect.data
+        if flow.transport is Transport.UDP:
+            raw = build_udp(flow, data)
+        else:
+            raw = build_syn(flow, data, PUNCH_URGENT) if data else build_ack(flow, PUNCH_URGENT)
+        if raw is not None and flow.source.ip.packed in self._box.own:
+            self._box.transmit(raw)
 
     def _change(self, together: list[ChangeRules], turn: Turn) -> None:
         waiting = [effect for effect in together if effect.remove or effect.put]

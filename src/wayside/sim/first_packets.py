@@ -72,9 +72,10 @@ class FirstPackets:
             box.send(packet.raw, released=True)
         else:
             self._hold(flow, known, packet.raw)
-            if connection.state is State.ANSWERING and flow.transport is Transport.UDP:
+            if connection.state is State.ANSWERING:
                 self._waiting.pop(flow, None)
-                driver.deliver(DataAnswered(known, packet.payload))
+                udp = flow.transport is Transport.UDP
+                driver.deliver(DataAnswered(known, packet.payload if udp else packet.tcp_header))
 
     def opened(self, effect: ReportOpened) -> None:
         """The rules are in."""
@@ -114,7 +115,8 @@ class FirstPackets:
             return
         cid = Cid(box.entropy(16))
         self._hold(flow, cid, packet.raw)
-        data = packet.payload if flow.transport is Transport.UDP else b""
+        udp = flow.transport is Transport.UDP
+        data = packet.payload if udp else packet.tcp_header if packet.is_syn else b""
         if not box.ask(cid, wanted, str(flow.destination.port), data, peer):
             self._waiting.pop(flow, None)
             self._answer(packet.raw, closed=False)

@@ -37,7 +37,7 @@ from wayside.core.route import TokenBox
 from wayside.core.rule import Action, Cid
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.icmp import translate_error
-from wayside.kernel.packets import build_refusal
+from wayside.kernel.packets import build_refusal, build_syn
 from wayside.kernel.plan import Change, KernelError
 from wayside.kernel.recovery import recover
 
@@ -52,7 +52,7 @@ from .silence import SilenceKeeper
 from .sockets import Sockets
 from .subflows import SubflowKeeper
 from .watch import Watcher
-from .wire import build_udp, destination_of, icmp_of, packet_of, rewritten
+from .wire import build_udp, destination_of, icmp_of, is_punch, packet_of, rewritten
 
 ALLOW_ALL = Policy(default=PolicyAction.ALLOW)
 
@@ -344,8 +344,8 @@ class HostBox(Box):
             self._error(raw)
             return
         flow = packet.flow
-        if destination_of(raw) not in self.own:
-            return
+        if destination_of(raw) not in self.own or is_punch(packet):
+            return  # what only opens a NAT is for nobody, whatever rules there are
         verdict = self.kernel.plane.verdict(flow, len(raw))
         if verdict.action is Action.REWRITE:
             self._up(rewritten(raw, verdict.flow))
@@ -399,9 +399,7 @@ class HostBox(Box):
             case ForgetConnection():
                 self.durable.saved.pop(effect.cid, None)
             case DeliverData():
-                packet = packet_of(build_udp(effect.flow, effect.data))
-                if packet is not None:
-                    self.sockets.deliver(packet)
+                self._deliver(effect)
             case ReportOpened():
                 self.first_packets.opened(effect)
                 self.silence.opened(effect)
@@ -418,6 +416,14 @@ class HostBox(Box):
                 self._tell(effect.cid, effect)
             case _:
                 pass
+
+    def _deliver(self, effect: DeliverData) -> None:
+        """What came with a message, as if it came by the network: a datagram, or TCP's SYN."""
+        build = build_syn if effect.flow.transport.is_tcp else build_udp
+        raw = build(effect.flow, effect.data)
+        packet = packet_of(raw) if raw is not None else None
+        if packet is not None:
+            self.sockets.deliver(packet)
 
     def _tell(self, cid: Cid, effect: ReportOpened | ReportRefused | ReportClosed) -> None:
         self.subflows.on_report(effect)

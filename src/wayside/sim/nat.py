@@ -3,18 +3,21 @@
 A mapping ties an inside endpoint to an outside port: one for all destinations, one an address, or
 one an address and port. A filter says whose packets may come in by it: anybody's, those of an
 address that was sent to, or those of an address and port. A mapping goes when it was quiet for too
-long. A hairpinning box lets two inside hosts meet at its outside address. RFC 4787 sections 4 to 6.
+long. Of TCP it remembers what number each connection began with, and lets out no SYN with another,
+until it has seen a FIN or RST: as Linux does, whose NAT leaves alone what fits no connection (what
+is left alone has an address that nobody outside knows). A hairpinning box lets two inside hosts meet at its outside address. RFC 4787 sections 4 to 6.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from wayside.core.address import Address, Flow, Transport
+from wayside.kernel.packets import Packet
 
 from .network import Interface, Network, Node
-from .wire import destination_of, packet_of, rewritten
+from .wire import Flag, destination_of, numbers_of, packet_of, rewritten
 
 FIRST_PORT = 20_000
 MAPPINGS_MAX = 4096
@@ -59,6 +62,8 @@ class _Mapping:
     port: int
     used_at: float
     sent_to: dict[_Partial, None]
+    began: dict[Address, int] = field(default_factory=dict[Address, int])
+    """By whom a TCP connection is with: the number of the first SYN that went there."""
 
 
 class Nat(Node):
@@ -87,29 +92,36 @@ class Nat(Node):
         flow, public = packet.flow, self.public.address
         if interface.side == "outside":
             if flow.destination.ip == public:
-                self._inwards(raw, flow)
+                self._inwards(packet, flow)
         elif flow.destination.ip != public:
-            self._outwards(raw, flow)
+            self._outwards(packet)
         elif self.kind.hairpin:
-            source = self._mapped(flow)
-            self._inwards(raw, Flow(flow.transport, source, flow.destination))
+            source = self._mapped(packet)
+            if source is not None:
+                self._inwards(packet, Flow(flow.transport, source, flow.destination))
 
-    def _outwards(self, raw: bytes, flow: Flow) -> None:
+    def _outwards(self, packet: Packet) -> None:
+        raw, flow = packet.raw, packet.flow
         way = self.network.way(self, destination_of(raw))
         if way is not None and way.side == "inside":
             self.forward(raw)
             return
-        self.forward(rewritten(raw, Flow(flow.transport, self._mapped(flow), flow.destination)))
+        source = self._mapped(packet)
+        if source is not None:
+            self.forward(rewritten(raw, Flow(flow.transport, source, flow.destination)))
 
-    def _inwards(self, raw: bytes, flow: Flow) -> None:
+    def _inwards(self, packet: Packet, flow: Flow) -> None:
         """A packet to our outside address, from outside or hairpinned; `flow`: as from there."""
         mapping = self._by_port.get((flow.transport, flow.destination.port))
         if mapping is None or _part(self.kind.filtering, flow.source) not in mapping.sent_to:
             return
-        self.forward(rewritten(raw, Flow(flow.transport, flow.source, mapping.inside)))
+        if packet.tcp_flags & (Flag.FIN | Flag.RST):
+            mapping.began.pop(flow.source, None)
+        self.forward(rewritten(packet.raw, Flow(flow.transport, flow.source, mapping.inside)))
 
-    def _mapped(self, flow: Flow) -> Address:
-        """The outside endpoint of an outgoing flow; this opens its filter."""
+    def _mapped(self, packet: Packet) -> Address | None:
+        """The outside endpoint of an outgoing flow; this opens its filter. None: it goes nowhere."""
+        flow = packet.flow
         key = (flow.transport, flow.source, _part(self.kind.mapping, flow.destination))
         mapping = self._by_inside.get(key)
         now = self.place.clock.now
@@ -120,6 +132,8 @@ class Nat(Node):
             port = self._free_port(flow.transport, flow.source.port)
             mapping = _Mapping(flow.source, port, now, {})
             self._by_inside[key] = self._by_port[flow.transport, port] = mapping
+        if not _fits(mapping, packet):
+            return None
         mapping.used_at = now
         mapping.sent_to[_part(self.kind.filtering, flow.destination)] = None
         return Address(self.public.address, mapping.port)
@@ -140,3 +154,14 @@ class Nat(Node):
         for index in (self._by_inside, self._by_port):
             for key in [key for key, held in index.items() if held is mapping]:
                 del index[key]  # type: ignore[arg-type]
+
+
+def _fits(mapping: _Mapping, packet: Packet) -> bool:
+    """Whether a TCP segment goes with what began the connection with the same other end."""
+    flags, to = Flag(packet.tcp_flags), packet.flow.destination
+    if flags & (Flag.FIN | Flag.RST):
+        mapping.began.pop(to, None)
+    if not flags & Flag.SYN:
+        return True
+    number, _ = numbers_of(packet)
+    return mapping.began.setdefault(to, number) == number

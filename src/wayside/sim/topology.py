@@ -373,8 +373,8 @@ class Builder:
             expect = Expect.REFUSED if refused else Expect.UP
             if self.spec.nat and not self.spec.nats:
                 expect = Expect.EITHER
-            if self.spec.nats and transport is Transport.TCP:
-                expect = Expect.REFUSED
+            if self.spec.nats and transport is Transport.TCP and not host.settings.virtual:
+                expect = Expect.REFUSED  # a program does not know the SYN of its own socket
             wanted = Wanted(
                 host.name,
                 server.name,

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.constants import HEADER_BYTES
+from wayside.kernel.names import PUNCH_URGENT
 from wayside.kernel.packets import (
     ICMP,
     ICMP6,
@@ -66,6 +67,7 @@ class Flag(IntFlag):
     RST = 0x04
     PSH = 0x08
     ACK = 0x10
+    URG = 0x20
 
 
 _READINGS: Memory[bytes, Packet | None] = Memory(REMEMBERED)
@@ -186,9 +188,11 @@ def is_out_of_window(packet: Packet) -> bool:
 
 
 def is_punch(packet: Packet) -> bool:
-    """Whether this only opens a NAT, and is for nobody. Spec: R-12.6."""
-    is_udp, size = packet.flow.transport is Transport.UDP, len(packet.payload)
-    return is_udp and size == HEADER_BYTES and packet.payload.startswith(PUNCHED)
+    """Whether this only opens a NAT, and is for nobody. Spec: R-12.6, R-12.8."""
+    if packet.flow.transport is Transport.UDP:
+        return len(packet.payload) == HEADER_BYTES and packet.payload.startswith(PUNCHED)
+    urgent = int.from_bytes(packet.tcp_header[18:20], "big")
+    return urgent == PUNCH_URGENT and not packet.tcp_flags & Flag.URG
 
 
 def rewritten(raw: bytes, flow: Flow) -> bytes:

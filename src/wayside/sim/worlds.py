@@ -60,7 +60,7 @@ class Spec:
     @property
     def nats(self) -> bool:
         """Whether each host is behind a NAT of its own that knows no signaling."""
-        return self.nat and self.more.hides
+        return self.nat and self.more.rendezvous
 
 
 BACK = "seeds 48, 288, 325: a socket stands still after a move"
@@ -146,6 +146,11 @@ WORLDS: dict[str, Spec] = {
         "all hosts behind NATs that know no signaling, and a rendezvous that hides the servers",
         nat=True,
         more=More(rendezvous=True, hides=True, own_ports=True, apart=LATER),
+    ),
+    "called": Spec(
+        "the same, and a rendezvous that hides nobody: it has servers open their NATs",
+        nat=True,
+        more=More(rendezvous=True, own_ports=True, apart=LATER),
     ),
     "chaos": Spec("any of the first six, and much going wrong", faults=16, wild=True),
     "turmoil": Spec(
