@@ -285,12 +285,14 @@ class Said(Watcher):
         source = source_behind(message.hops, told)
         ours = (here or wire.source).with_port(terms.destination.port)
         outside = next(iter(asked.alternatives[:1]), None) if asked else None
+        own = self._outside.get(step.site.name, ours).with_port(ours.port)
+        straight = asked is not None and asked.destination.ip == own.ip  # to our NAT
         if outside is not None and outside.ip == wire.destination.ip != source.ip:
-            self._translated(header.cid, Flow(wire.transport, source, ours), outside)
+            to = own if straight else ours
+            self._translated(header.cid, Flow(wire.transport, source, to), outside)
             source = outside
         flow = Flow(wire.transport, ours, source)
-        if any(hop.role == Role.HIDING for hop in message.hops):
-            own = self._outside.get(step.site.name, ours).with_port(ours.port)
+        if straight or any(hop.role == Role.HIDING for hop in message.hops):
             self._translated(header.cid, flow, own)
         self._consents(step, header.cid, flow)
         self.flows.accepts.setdefault((step.site.name, five_tuple(flow)), {})[header.cid] = step.now
@@ -373,7 +375,7 @@ class Said(Watcher):
         header, before = decode(event.data)
         _, after = decode(datagram.data)
         match before, after:
-            case Open(), Open() if after.hops:
+            case Open(), Open() if after.hops and after.hops[-1].role != Role.CALLING:
                 self._passed_open(event, (before, after), datagram.destination)
             case Accept(), Accept():
                 self.flows.returned.add((header.cid, header.seq, after.returned))

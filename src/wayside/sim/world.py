@@ -31,6 +31,7 @@ from .host import HostBox
 from .memory import remembering
 from .mishaps import Mishaps
 from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
+from .nat import Nat
 from .network import Network, Place
 from .said import Said
 from .stops import StopCheck, people
@@ -262,7 +263,10 @@ class World:
     # --- who is who ---
 
     def _owner(self, ip: int) -> Site | None:
+        """Whose address it is; that of a NAT which one host has for itself is the host's."""
         node = self.network.owner_of(ip)
+        if isinstance(node, Nat) and self.layout.spec.nats:
+            node = self.network.nodes[node.name.removeprefix("nat-")]
         return node if isinstance(node, HostBox | GateBox) else None
 
     def _store_is_good(self) -> bool:
