@@ -75,7 +75,7 @@ class AmplificationCheck(Watcher):
             event_source, relayed = event.source, len(event.data)
             towards = event.destination if event.transit else None
         for punch in (one for one in step.effects if isinstance(one, Punch)):
-            to = punch.flow.destination.with_port(c.SIGNALING_PORT)
+            to = self._asked_from(step, punch)
             account = _account(name, to)
             if account not in self._free:
                 self._pay(account, to, len(punch.data))
@@ -103,6 +103,14 @@ class AmplificationCheck(Watcher):
             with suppress(DecodeError):  # a liar's
                 terms = decode_body(RedirectTerms, message.signed)
                 self._free.add(_account(name, terms.locator.address))
+
+    def _asked_from(self, step: Step, punch: Punch) -> Address:
+        """Where the OPEN came from that pays for a punch, which goes to the same host. R-12.6."""
+        there = punch.flow.destination
+        told = [one.destination for one in sent_by(step.effects)]
+        told += [step.event.source] if isinstance(step.event, DatagramReceived) else []
+        asked = (one for one in told if one.ip == there.ip)
+        return next(asked, there.with_port(c.SIGNALING_PORT))
 
     def _pay(self, account: _Account, to: Address, size: int) -> None:
         left = self._credit.get(account, 0) - size

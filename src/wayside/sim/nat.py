@@ -4,8 +4,9 @@ A mapping ties an inside endpoint to an outside port: one for all destinations, 
 one an address and port. A filter says whose packets may come in by it: anybody's, those of an
 address that was sent to, or those of an address and port. A mapping goes when it was quiet for too
 long. Of TCP it remembers what number each connection began with, and lets out no SYN with another,
-until it has seen a FIN or RST: as Linux does, whose NAT leaves alone what fits no connection (what
-is left alone has an address that nobody outside knows). A hairpinning box lets two inside hosts meet at its outside address. RFC 4787 sections 4 to 6.
+until it has seen a FIN or RST: as Linux does, whose NAT leaves alone what fits no connection, and
+what is left alone has an address that nobody outside knows. A hairpinning box lets two inside hosts
+meet at its outside address. RFC 4787 sections 4 to 6.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Nat(Node):
         self.forward(rewritten(packet.raw, Flow(flow.transport, flow.source, mapping.inside)))
 
     def _mapped(self, packet: Packet) -> Address | None:
-        """The outside endpoint of an outgoing flow; this opens its filter. None: it goes nowhere."""
+        """The outside endpoint of an outgoing flow; this opens its filter. None: it is dropped."""
         flow = packet.flow
         key = (flow.transport, flow.source, _part(self.kind.mapping, flow.destination))
         mapping = self._by_inside.get(key)

@@ -22,6 +22,7 @@ from .amplification import AmplificationCheck
 from .application import Client, Expect
 from .beliefs import LeftoverCheck, OutcomeRecord, RequestCheck, TupleCheck
 from .branching import SubflowCheck, branch_out
+from .calling import CallCheck
 from .chance import Chance
 from .checks import AuthenticationCheck, LifetimeCheck
 from .clock import Clock, Endless
@@ -103,6 +104,7 @@ class World:
                 LocationCheck(self.said, self._store_is_good),
                 ApprovalCheck(self.said),
                 PrivacyCheck(self._is_inside, self._hidden_from),
+                CallCheck(self.said, self._found_at, self._is_honest),
                 StopCheck(self.said),
                 SubflowCheck(self.said),
                 RequestCheck(),
@@ -268,6 +270,12 @@ class World:
         if isinstance(node, Nat) and self.layout.spec.nats:
             node = self.network.nodes[node.name.removeprefix("nat-")]
         return node if isinstance(node, HostBox | GateBox) else None
+
+    def _found_at(self, name: str) -> bytes | None:
+        """The key of the rendezvous where a host registers."""
+        box = self.network.nodes[name]
+        there = box.settings.steering.registers if isinstance(box, HostBox) else None
+        return there.identity.key if there else None
 
     def _store_is_good(self) -> bool:
         found = self.layout.rendezvous
