@@ -10,17 +10,18 @@ from dataclasses import replace
 import pytest
 
 from pair import ALLOW, make_host
-from star import Walled, make_rendezvous
+from star import Walled, make_relay, make_rendezvous
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
 from wayside.core.constants import OPEN_BYTES_MIN, RETRANSMIT_FIRST_S, SILENT_NAT_S
-from wayside.core.effects import DeliverData, Dropped, Effect, Punch
+from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
 from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, decode, padded
+from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rule import Cid
-from wayside.core.way import Role
+from wayside.core.way import Box, Role
 from wayside.runtime.portrait import BEHIND_NAT, record_of
 
 HOME = Address.parse("198.51.100.7").with_port(4747)
@@ -298,3 +299,47 @@ def test_what_a_call_brings_is_less_than_what_it_takes() -> None:
     for shown in called(world):
         assert len(shown.data) >= OPEN_BYTES_MIN
     assert len(openers(world)) <= len(called(world))
+
+
+REFUSING = Policy(default=PolicyAction.REJECT)
+
+
+@pytest.mark.parametrize("policy", [ALLOW, REFUSING], ids=["allowed", "refused"])
+def test_a_firewall_before_the_nat_lets_a_call_by_as_it_is(policy: Policy) -> None:
+    """R-12.7: without a record or an answer of its own; unless its policy says no."""
+    world = walled()
+    ask(world)
+    shown = replace(called(world)[0], destination=HOME, transit=True, side="outside")
+    gate = make_relay("g", Box(), policy)
+    effects = gate.handle(shown, world.now)
+    if policy is ALLOW:
+        assert effects == [SendDatagram(shown.data, HOME, shown.source)]
+    else:
+        assert [one.reason for one in effects if isinstance(one, Dropped)] == [
+            DropReason.UNEXPECTED
+        ]
+        assert len(effects) == 1
+    assert not gate.passages
+
+
+def test_the_record_of_a_call_never_comes_into_an_accept() -> None:
+    """R-12.7: nor does it where somebody has added another behind it."""
+    world = walled()
+    ask(world)
+    shown = called(world)[0]
+    header, message = decode(shown.data)
+    assert isinstance(message, Open)
+    hops = (*message.hops, Hop(bytes(32), Role.GATE, 30, b"token"))
+    data = padded(header, Open(message.signed, message.signature, hops, message.mac))
+    effects = world.host("s").handle(replace(shown, data=data), world.now)
+    assert [one.reason for one in effects if isinstance(one, Dropped)] == [DropReason.UNEXPECTED]
+    assert len(effects) == 1
+
+
+def test_a_call_for_another_host_is_not_answered() -> None:
+    """R-12.7: who is not asked for says nothing, not even that it is somebody else."""
+    world = walled()
+    ask(world)
+    effects = world.host("c").handle(called(world)[0], world.now)
+    assert [one.reason for one in effects if isinstance(one, Dropped)] == [DropReason.UNEXPECTED]
+    assert len(effects) == 1

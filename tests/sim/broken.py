@@ -17,7 +17,7 @@ from wayside.core import host
 from wayside.core.address import Flow, Transport
 from wayside.core.codec import decode_body
 from wayside.core.connection import Connection, State
-from wayside.core.effects import ChangeRules, Effect, ReportRefused, SendDatagram
+from wayside.core.effects import ChangeRules, Effect, Punch, ReportRefused, SendDatagram
 from wayside.core.ends import Initiator, Responder
 from wayside.core.events import OpenRequested
 from wayside.core.filters import Filter, Filters
@@ -440,3 +440,46 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
         return switch(self, wire, then)
 
     patch.setattr(Connection, "_switch", without)
+
+
+def rendezvous_that_calls_whoever_asks(patch: pytest.MonkeyPatch) -> None:
+    """R-12.7: shows a host OPENs that it has not approved."""
+    patch.setattr("wayside.core.rendezvous.check_approval", true)
+
+
+def host_that_answers_a_call(patch: pytest.MonkeyPatch) -> None:
+    """R-12.7: takes what only calls it for an OPEN."""
+    patch.setattr(host, "calls", false)
+    patch.setattr(Host, "_misplaced", none)
+
+
+def host_that_says_much_when_called(patch: pytest.MonkeyPatch) -> None:
+    """R-12.7: opens its NAT with as much as came."""
+    real: Any = Host._called
+
+    def loud(self: Host, event: Any, *about: Any) -> Effect:
+        effect: Effect = real(self, event, *about)
+        if isinstance(effect, SendDatagram):
+            return replace(effect, data=effect.data.ljust(len(event.data), b"."))
+        return effect
+
+    patch.setattr(Host, "_called", loud)
+
+
+def host_that_punches_where_it_was_not_asked(patch: pytest.MonkeyPatch) -> None:
+    """R-12.6: its punch opens another port than it agrees to."""
+    real: Any = Responder._punch
+
+    def beside(self: Responder, offer: Any) -> list[Punch]:
+        return [replace(one, flow=_beside(one.flow)) for one in real(self, offer)]
+
+    patch.setattr(Responder, "_punch", beside)
+
+
+def gate_that_leads_a_call_astray(patch: pytest.MonkeyPatch) -> None:
+    """R-12.7: sends what it should let by to another port."""
+
+    def astray(self: Forwarding, event: Any, opened: Any) -> Effect:
+        return SendDatagram(event.data, event.destination.with_port(4748), event.source)
+
+    patch.setattr(Forwarding, "let_by", astray)

@@ -59,6 +59,12 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_whose_filters_stay, "dos-stop", NOTHING, "stops"),
         (broken.gate_that_stops_the_wrong_flow, "dos-stop", NOTHING, "stops"),
         (broken.host_that_never_says_that_it_moved, "both-move", NOTHING, "survival"),
+        (broken.rendezvous_that_calls_whoever_asks, "called", NOTHING, "calls"),
+        (broken.host_that_answers_a_call, "called", NOTHING, "calls"),
+        (broken.host_that_says_much_when_called, "called", NOTHING, "calls"),
+        (broken.host_that_punches_where_it_was_not_asked, "called", NOTHING, "calls"),
+        (broken.host_that_punches_where_it_was_not_asked, "legacy-nats", NOTHING, "calls"),
+        (broken.gate_that_leads_a_call_astray, "called", NOTHING, "calls"),
         (
             broken_agents.agent_that_asks_for_subflows_as_tcp,
             "multihoming-mptcp",

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from . import constants as c
 from .address import Address, Transport
 from .crypto import SigningKey
-from .effects import Effect, ReportRefused, SendDatagram
+from .effects import Dropped, Effect, ReportRefused, SendDatagram
+from .errors import DropReason
 from .events import MessageReceived
 from .identity import Names, key_text
 from .messages import CALLED, Code, Hop, Open, padded
 from .opening import CheckedOpen, Refusal, redirect, refuse
 from .passages import KNOWN_BYTES
-from .policy import Direction, Policy, Request, Verdict
+from .policy import Direction, Policy, PolicyAction, Request, Verdict
 from .route import TokenBox, TokenState, binding_of, kind_of, parties_of
 from .way import Box, Role, Way
 
@@ -98,6 +99,12 @@ class Forwarding:
         except ValueError:
             refusal = Refusal(Code.ROUTE_TOO_LONG, "no room in the OPEN to say where it is from")
             return self.refuse(event, opened, refusal)
+
+    def let_by(self, event: MessageReceived, opened: CheckedOpen) -> Effect:
+        """Let an OPEN that only calls a host by, as it is; the other copy is answered. R-12.7."""
+        if self.judge(event, opened).action is PolicyAction.REJECT:
+            return Dropped(DropReason.UNEXPECTED, event.source)
+        return SendDatagram(event.data, event.destination, event.source)
 
     def redirect_via(
         self, event: MessageReceived, opened: CheckedOpen, verdict: Verdict, now: float

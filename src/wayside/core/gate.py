@@ -64,7 +64,7 @@ from .passages import Passages
 from .policy import PolicyAction
 from .route import TOKEN_VALID_S, TokenBox, TokenState, binding_of, far_source, hops_hash, side_of
 from .rule import Action, Cid, Rule
-from .way import crossing_of, way_of
+from .way import calls, crossing_of, way_of
 
 KERNEL_ANSWERS_S = 5.0
 """A kernel says within this whether it still has a rule; one that does not has none."""
@@ -185,6 +185,8 @@ class Gate:
             return [self._door.challenge(event, event.header, message.hops, now)]
         if isinstance(opened, DropReason):
             return [Dropped(opened, event.source)]
+        if event.transit and calls(message):
+            return [self.forwarding.let_by(event, opened)]
         way = way_of(event, message, opened, self.context.box, self.table, unix_s)
         if isinstance(way, DropReason):
             return [Dropped(way, event.source)]

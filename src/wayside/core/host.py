@@ -44,7 +44,7 @@ from .saved import Saved, agreement_of, restore
 from .stopping import Stopping
 from .timers import Deadlines
 from .virtual import VirtualAddresses
-from .way import Role, misled, misplaced
+from .way import calls, misled, misplaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +203,12 @@ class Host:
         now: float,
     ) -> list[Effect]:
         """Whether we take part at all in what was asked well. Spec: R-5.1."""
+        if calls(message):
+            return [self._called(event, message.hops, opened, now)]
         if opened.terms.to_key != self.context.key.public:
             return [self._refuse(event, opened, Code.BAD_IDENTITY, "another host lives here")]
         if hops_size(message.hops) > c.HOPS_BYTES_MAX:
             return [self._refuse(event, opened, Code.ROUTE_TOO_LONG, "no room for the hops")]
-        if message.hops and message.hops[-1].role == Role.CALLING:
-            return [self._called(event, message.hops, opened, now)]
         if self.stopping.refuses(event.header.cid, opened.terms.from_key, connection is None, now):
             return [self._refuse(event, opened, Code.POLICY, "this host has said STOP")]
         refusal = self._misplaced(event, message, opened)
@@ -233,6 +233,7 @@ class Host:
         """Have our NAT let in who asks, as our rendezvous says that he may. Spec: R-12.7."""
         by, there = hops[-1].key, opened.source.with_port(c.SIGNALING_PORT)
         known = by in self.context.finders(there.family) and not there.ip.is_loopback
+        known = known and opened.terms.to_key == self.context.key.public
         if not known or not self.context.is_called((by,), opened, now):
             return Dropped(DropReason.UNEXPECTED, event.source)
         return SendDatagram(Header(0, 0, event.header.cid).signing, there)

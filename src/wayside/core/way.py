@@ -38,6 +38,11 @@ class Role(IntEnum):
     """Passes an OPEN on so that who is asked opens its NAT for another copy. Spec: R-12.7."""
 
 
+def calls(message: Open) -> bool:
+    """Whether an OPEN only has a host open its NAT for another copy of it. Spec: R-12.7."""
+    return any(hop.role == Role.CALLING for hop in message.hops)
+
+
 @dataclass(frozen=True, slots=True)
 class Translation:
     """What a NAT calls its own: the address outside, by family.

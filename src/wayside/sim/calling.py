@@ -13,7 +13,7 @@ from wayside.core.approval import Approval
 from wayside.core.codec import DecodeError, Header, decode_body
 from wayside.core.effects import Dropped, Punch, SendDatagram
 from wayside.core.events import DatagramReceived, LocationFound, MessageReceived
-from wayside.core.messages import Accept, Challenge, Hop, Open, OpenTerms, Reject, decode
+from wayside.core.messages import Accept, Challenge, Hop, Open, OpenTerms, decode
 from wayside.core.rule import Cid
 from wayside.core.way import Role
 
@@ -31,9 +31,11 @@ class CallCheck(Watcher):
     """Who is called sends 32 bytes to who asks, if its own rendezvous says so, and nothing else.
 
     The rendezvous shows the OPEN as it came, with where it came from, to where the host that is
-    asked for has said that it is, and only with its own approval. No ACCEPT has such a record. A
-    punch is of a flow that its sender agrees to, and says nothing but that.
-    `found_at`: the key, 32 bytes, of the rendezvous where a host registers; None: nowhere.
+    asked for has said that it is, and only with its own approval; a gate on the way lets it by as
+    it is. No ACCEPT has such a record. A punch is of a flow that its sender agrees to, and says
+    nothing but that.
+    `found_at`: the key, 32 bytes, of the rendezvous where a host registers; None: nowhere; `lies`:
+    whether a fault makes a gate lie at the moment.
     """
 
     name = "calls"
@@ -43,14 +45,16 @@ class CallCheck(Watcher):
         said: Said,
         found_at: Callable[[str], bytes | None],
         is_honest: Callable[[bytes], bool],
+        lies: Callable[[str], bool],
     ) -> None:
         self._said = said
         self._found_at = found_at
         self._is_honest = is_honest
+        self._lies = lies
 
     def on_step(self, step: Step) -> None:
         """Look at what goes out, and at what came in with a record of a call."""
-        if not step.effects or not step.site.honest:
+        if not step.effects or not step.site.honest or self._lies(step.site.name):
             return
         asked = _open_in(step) if _may_call(step) else None
         called = asked if asked is not None and _calls(asked[1].hops[-1:]) else None
@@ -102,8 +106,7 @@ class CallCheck(Watcher):
         """What is shown is not answered, and makes no state."""
         (effect, *more) = step.effects
         harmless = isinstance(effect, Dropped) or (
-            isinstance(effect, SendDatagram)
-            and effect.data[4] in (OPENER, Challenge.TYPE, Reject.TYPE)
+            isinstance(effect, SendDatagram) and effect.data[4] in (OPENER, Challenge.TYPE)
         )
         if more or not harmless:
             self.fail(f"{step.site.name} takes for an OPEN what only calls it")
@@ -115,6 +118,11 @@ class CallCheck(Watcher):
         assert isinstance(message, Open)
         where = f"{step.site.name} calls {datagram.destination}"
         *before, hop = message.hops
+        if isinstance(step.event, DatagramReceived) and step.event.transit:
+            came = (step.event.data, step.event.destination, step.event.source)
+            if came != (datagram.data, datagram.destination, datagram.source):
+                self.fail(f"{where}, and should let by what comes as it is")
+            return
         if asked is None or not _calls((hop,)) or hop.key != step.site.key:
             self.fail(f"{where} with an OPEN that was shown to it")
         same = (asked[0].signing, asked[1].signed, asked[1].signature, asked[1].mac)

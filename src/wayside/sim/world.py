@@ -104,7 +104,7 @@ class World:
                 LocationCheck(self.said, self._store_is_good),
                 ApprovalCheck(self.said),
                 PrivacyCheck(self._is_inside, self._hidden_from),
-                CallCheck(self.said, self._found_at, self._is_honest),
+                CallCheck(self.said, self._found_at, self._is_honest, self._lies),
                 StopCheck(self.said),
                 SubflowCheck(self.said),
                 RequestCheck(),
@@ -276,6 +276,11 @@ class World:
         box = self.network.nodes[name]
         there = box.settings.steering.registers if isinstance(box, HostBox) else None
         return there.identity.key if there else None
+
+    def _lies(self, name: str) -> bool:
+        box = self.network.nodes[name]
+        driver = box.driver if isinstance(box, GateBox) else None
+        return driver is not None and driver.handle != driver.machine.handle
 
     def _store_is_good(self) -> bool:
         found = self.layout.rendezvous

@@ -190,6 +190,9 @@ def _varied(spec: Spec, chance: Random) -> Spec:
         return replace(spec, more=replace(spec.more, rendezvous=chance.random() < 0.5))
     if spec.client_nats or (spec.mobile and spec.near_servers):
         return replace(spec, near_servers=chance.random() < 0.5)
+    if spec.nats and not spec.more.hides:  # a gate between a NAT and the core
+        near = (chance.random() < 0.25, chance.random() < 0.25)
+        return replace(spec, near_clients=near[0], near_servers=near[1])
     if spec.more.consent:
         steers = chance.random() < 0.4
         return replace(spec, more=replace(spec.more, hides=steers, consent=not steers))
