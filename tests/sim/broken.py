@@ -444,7 +444,11 @@ def end_that_forgets_what_it_offered(patch: pytest.MonkeyPatch) -> None:
 
 def rendezvous_that_calls_whoever_asks(patch: pytest.MonkeyPatch) -> None:
     """R-12.7: shows a host OPENs that it has not approved."""
-    patch.setattr("wayside.core.rendezvous.check_approval", true)
+
+    def calling(self: Forwarding, asked: Any, opened: Any, there: Any, *_: Any) -> Effect:
+        return self.call(asked, opened, there)[0]
+
+    patch.setattr(Forwarding, "redirect_to", calling)
 
 
 def host_that_answers_a_call(patch: pytest.MonkeyPatch) -> None:
