@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -119,8 +118,13 @@ def _set_up(trial: Trial) -> _World:
 
 
 def _kill(world: _World, running: Process, daemon: Daemon) -> None:
-    """SIGKILL a daemon, look how transfers do without it, and start it again."""
+    """SIGKILL a daemon, look how transfers do without it, and start it again.
+
+    First all that has ended has to be over: a CLOSE is said three times in 0.75 s, and who is dead
+    for longer keeps the rules for their lifetime.
+    """
     trial, what = world.trial, f"{daemon.name} ({daemon.role})"
+    within(SEEN_LIMIT_S, lambda: len(set(_counts(world).values())) == 1)
     before = _going(running)
     pid = daemon.process.popen.pid if daemon.process else 0
     daemon.kill()
@@ -165,16 +169,17 @@ def _check_new(world: _World, what: str, limit_s: float) -> None:
 
 def _check_closed(world: _World) -> None:
     """What has ended is known to have ended, to all: by CLOSE, in a moment."""
-    stage = world.stage
     name = "at the end nobody holds a rule or a connection between the two"
-    everyone: list[tuple[str, Callable[[], int]]] = [
-        (stage.client.name, lambda: len(connected(stage.client, stage.server))),
-        (stage.server.name, lambda: len(connected(stage.server, stage.client))),
-        *((box.name, lambda box=box: len(_through(box))) for box in world.boxes),
-    ]
-    within(SEEN_LIMIT_S, lambda: not any(count() for _, count in everyone))
-    left = ", ".join(f"{who}: {count()}" for who, count in everyone if count())
+    within(SEEN_LIMIT_S, lambda: not any(_counts(world).values()))
+    left = ", ".join(f"{who}: {count}" for who, count in _counts(world).items() if count)
     world.trial.check(name, not left, left or "none")
+
+
+def _counts(world: _World) -> dict[str, int]:
+    """How many connections between the two each of all holds."""
+    ends = (world.stage.client, world.stage.server)
+    held = {one.name: len(connected(one, other)) for one, other in (ends, ends[::-1])}
+    return held | {box.name: len(_through(box)) for box in world.boxes}
 
 
 def _through(box: Daemon) -> list[object]:
