@@ -14,7 +14,7 @@ from star import Walled, make_relay, make_rendezvous
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
-from wayside.core.constants import OPEN_BYTES_MIN, RETRANSMIT_FIRST_S, SILENT_NAT_S
+from wayside.core.constants import CALL_FIRST_S, OPEN_BYTES_MIN, SILENT_NAT_S
 from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
@@ -27,7 +27,7 @@ from wayside.runtime.portrait import BEHIND_NAT, record_of
 HOME = Address.parse("198.51.100.7").with_port(4747)
 CAFE = Address.parse("192.0.2.9").with_port(4747)
 REGISTRATION = Cid(bytes([200]) * 16)
-CALLED_S = RETRANSMIT_FIRST_S + 0.02
+CALLED_S = CALL_FIRST_S + 0.02
 """Then the server has the copy that its NAT has let in, and waits for its application."""
 
 
@@ -113,7 +113,7 @@ def test_the_redirect_says_that_the_host_has_to_be_called() -> None:
         for to in ("r", "s")
     )
     assert here == there
-    assert len(here) == 1 + 1  # said again once, a quarter of a second later
+    assert len(here) == 1 + 1  # said again once, a tenth of a second later
 
 
 def test_it_is_shown_as_it_is_with_where_it_came_from() -> None:
@@ -157,7 +157,7 @@ def test_a_nat_that_is_open_already_costs_no_wait() -> None:
     world = walled()
     world.tell("c", CloseRequested(ask(world)))
     world.run(3.0)
-    again = world.ask("c", "s", "r", 2, transport=Transport.UDP, seconds=RETRANSMIT_FIRST_S / 2)
+    again = world.ask("c", "s", "r", 2, transport=Transport.UDP, seconds=CALL_FIRST_S / 2)
     assert world.connection("s", again).state is State.CONNECTED
 
 
@@ -194,7 +194,7 @@ def test_who_does_not_get_there_is_relayed(transport: Transport) -> None:
     """R-12.7: the rendezvous carries what no calling lets through; it is told so by the address."""
     world = walled()
     world.parted = {("c", "s")}
-    cid = world.ask("c", "s", "r", transport=transport, seconds=1.77, data=b"a datagram, or a SYN")
+    cid = world.ask("c", "s", "r", transport=transport, seconds=1.52, data=b"a datagram, or a SYN")
     if transport.is_tcp:
         world.tell("s", DataAnswered(cid, SYN_ACK))
     world.run(1.0)

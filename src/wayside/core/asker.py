@@ -180,7 +180,8 @@ class Asker(Yielding):
             and self.state is State.OPENING
         ):
             return self._ask_home(attempt, home, now)
-        self.timers.start(Timer.RETRANSMIT, now + c.RETRANSMIT_FIRST_S * 2**attempt.counts.tries)
+        first_s = c.CALL_FIRST_S if attempt.called else c.RETRANSMIT_FIRST_S
+        self.timers.start(Timer.RETRANSMIT, now + first_s * 2**attempt.counts.tries)
         attempt.counts.tries += 1
         opened = self._open_datagram(attempt, attempt.message)
         early = attempt.counts.tries <= c.TRIES_BEFORE_HOME

@@ -96,8 +96,9 @@ STOP_TRIES = 5
 PUNCHES = 3
 """Before so many ACCEPTs of one OPEN: a packet or two may be lost."""
 
-CALLS = 3
-"""OPENs to who was called: if none gets there, none will."""
+CALL_FIRST_S, CALLS = 0.1, 4
+"""The first OPEN to who is called is often lost: it has not been called yet. If so many are lost,
+all will be."""
 
 SILENT_NAT_S = 60.0
 """Refreshed at a third of it: there are NATs that forget UDP after 30 s of silence."""
