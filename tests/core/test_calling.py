@@ -15,12 +15,14 @@ from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
 from wayside.core.constants import CALL_FIRST_S, OPEN_BYTES_MIN, SILENT_NAT_S
-from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SendDatagram
+from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SaveConnection, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
+from wayside.core.identity import Leave
 from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, decode, padded
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rule import Cid
+from wayside.core.saved import read_saved
 from wayside.core.way import Box, Role
 from wayside.runtime.portrait import BEHIND_NAT, record_of
 
@@ -205,6 +207,56 @@ def test_who_does_not_get_there_is_relayed(transport: Transport) -> None:
     assert set(rewritten) == {HOME.ip, CAFE.ip}
     assert {one.flow.destination.ip for one in punches(world)} == {world.own["r"].ip}
     assert world.refusals()[1:] == []  # but the REJECT 3 that told the client of its own NAT
+
+
+def test_a_client_that_moves_to_where_it_does_not_get_there_is_relayed() -> None:
+    """R-12.7, R-5.4.6: a connection that is up goes on by the rendezvous."""
+    world = walled()
+    cid = ask(world)
+    there = Address.parse("203.0.113.5").with_port(4747)
+    world.nat["c"], world.parted = there, {("c", "s"), ("s", "c")}
+    world.sent = {(who, to) for who, to in world.sent if who != "c"}
+    world.move("c", "10.9.9.9")
+    world.run(8.0)
+    ends = [world.connection(who, cid) for who in ("c", "s")]
+    assert [one.state for one in ends] == [State.CONNECTED] * 2
+    assert {one.agreement.wire.destination.ip for one in ends} == {world.own["r"].ip}
+    world.run(SILENT_NAT_S * 2)
+    assert [one.state for one in ends] == [State.CONNECTED] * 2
+
+
+def test_after_a_restart_a_host_knows_its_nat() -> None:
+    """R-12.6, R-6.5: so calls are heard, straight OPENs are its own, and punches go on."""
+    world = walled()
+    cid = ask(world)
+    old, new = world.host("s"), make_host("s")
+    new.context.key, new.context.redirectors = old.context.key, old.context.redirectors
+    done = [effect for name, effect in world.effects if name == "s"]
+    saved = {one.cid: one.saved for one in done if isinstance(one, SaveConnection)}
+    for known, raw in saved.items():
+        new.restore(known, read_saved(raw), world.now)
+    assert new.context.finders(4) == [world.key("r")]
+    world.nodes["s"] = new
+    begun = len(world.effects)
+    world.run(SILENT_NAT_S / 3 + 1)
+    assert len(punches(world, begun)) >= 1
+    assert world.connection("s", cid).lifetime_s == SILENT_NAT_S
+
+
+def test_what_the_network_says_of_a_straight_copy_makes_no_call_plain() -> None:
+    """R-12.4: who was sent on has been answered; the first copies are turned away by the NAT."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.UDP, seconds=0.05)
+    connection = world.connection("c", cid)
+    leave = Leave(plain=True)
+    connection.agreement = replace(
+        connection.agreement, peer=replace(connection.agreement.peer, leave=leave)
+    )
+    copy = sent(world, "c", "s")[-1].data
+    world.tell("c", DatagramReceived(copy, HOME, world.own["c"], returned=True))
+    assert connection.state is State.OPENING
+    world.run(1.0)
+    assert connection.state is State.CONNECTED
 
 
 SYN, SYN_ACK = b"a header that asks", b"a header that answers"

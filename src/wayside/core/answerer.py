@@ -52,7 +52,8 @@ if TYPE_CHECKING:  # which imports offers
     from .attempt import Attempt
 
 ANSWER_WAIT_S = 0.03
-"""An application on this host that answers a datagram does it in a millisecond; be generous."""
+"""An application on this host that answers a datagram does it in a millisecond; be generous. The
+kernel that answers a SYN has longer: without its answer there is no punch. Spec: R-12.8."""
 
 ALTERNATIVES_BYTES = 2 + 20 * c.ALTERNATIVES_MAX
 """What they take in an ACCEPT at most. Where hops leave no room, the next ACCEPT says them."""
@@ -168,8 +169,9 @@ class Answerer(Connection):
             return [*effects, save(self), *self._accept(now)]
         if data:
             self._enter(State.ANSWERING)
-            self.timers.start(Timer.OFFER, now + ANSWER_WAIT_S)
             about = self.agreement
+            wait_s = c.RETRANSMIT_FIRST_S if about.wire.transport.is_tcp else ANSWER_WAIT_S
+            self.timers.start(Timer.OFFER, now + wait_s)
             return [DeliverData(about.cid, about.local.reversed(), data)]
         self._enter(State.OFFERED)
         self.timers.start(Timer.GIVE_UP, now + c.PENDING_S)
@@ -229,9 +231,7 @@ class Answerer(Connection):
         ephemeral = ephemeral_public(secret)
         terms = opened.terms
         key = connection_key(secret, terms.ephemeral, opened.hash, ephemeral)
-        walled = self.offer is not None and self.offer.said.silent
-        walled = walled and bool(self.host.finders(self.agreement.wire.family))
-        silent = walled or self.host.is_behind(message.hops, opened, now)
+        silent = self.host.is_behind(message.hops, opened)
         data = b""
         if terms.sealed and (silent or not terms.transport.is_tcp):
             shared = self.host.key.agree(terms.ephemeral)
@@ -256,7 +256,7 @@ class Answerer(Connection):
             alternatives = self.host.alternatives(offer.wire)
         offer.said = Ourselves(alternatives, silent)
         is_fresh = abs(terms.time_s - self.host.unix_s(now)) <= c.OPEN_TIME_WINDOW_S
-        return offer, data if is_fresh else b""
+        return offer, data if is_fresh or terms.transport.is_tcp else b""
 
     def _on_data_answered(self, event: DataAnswered, now: float) -> list[Effect]:
         """The application's answer rides on ACCEPT if it fits. Spec: R-5.2.5."""

@@ -173,12 +173,7 @@ class Asker(Yielding):
         if attempt is None or attempt.message is None:
             return []
         home = self.agreement.home
-        if (
-            attempt.called
-            and attempt.counts.tries >= c.CALLS
-            and home
-            and self.state is State.OPENING
-        ):
+        if attempt.called and attempt.counts.tries >= c.CALLS and home:
             return self._ask_home(attempt, home, now)
         first_s = c.CALL_FIRST_S if attempt.called else c.RETRANSMIT_FIRST_S
         self.timers.start(Timer.RETRANSMIT, now + first_s * 2**attempt.counts.tries)
@@ -361,7 +356,7 @@ class Asker(Yielding):
 
     def _answer_data(self, terms: AcceptTerms) -> list[Effect]:
         """The application's answer to a piggybacked datagram, if ACCEPT brought one. R-5.2.5."""
-        if not terms.sealed:
+        if not terms.sealed or self.agreement.wire.transport.is_tcp:
             return []
         key = derive(self.keys.by_seq[self.keys.seq], b"", b"wayside accept")
         try:
@@ -418,10 +413,11 @@ class Asker(Yielding):
         )
         if attempt.message and (outside or tells):
             home, again = self.agreement.home, Counts(attempt.counts.redirects + 1)
+            there = attempt.wire.destination.ip
             asked = replace(
                 attempt,
                 outside=outside or attempt.outside,
-                called=attempt.called or (home is not None and event.source.ip == home.ip),
+                called=attempt.called or (home is not None and event.source.ip == home.ip != there),
                 load=replace(attempt.load, must=attempt.load.must or tells),
                 counts=again,
             )
@@ -465,7 +461,8 @@ class Asker(Yielding):
             stands = GATE_ANSWERS if terms.key == terms.from_key else ANOTHER_ANSWERS
             self.agreement = replace(self.agreement, peer=peer, stands=stands)
         elif terms.relay != RELAYED and self.state is State.OPENING:
-            home = self.agreement.home or self.towards  # which may be asked again and again
+            home = self.agreement.home  # which may be asked again and again
+            home = self.towards if home is None or terms.relay == CALLED else home
             self.agreement = replace(self.agreement, home=home)
         if terms.ticket:
             self.host.tickets.add(self.towards.ip, terms.ticket)

@@ -93,13 +93,10 @@ class HostContext:
     let_in: bool = False
     """Whether that NAT lets everything in, as the user says."""
 
-    def is_behind(self, hops: tuple[Hop, ...], opened: CheckedOpen, now: float) -> bool:
-        """Whether an OPEN came through such a NAT: by a rendezvous of ours. Spec: R-12.6, R-12.7.
-
-        It hides us, or has sent the OPEN here.
-        """
-        ours = self.finders(opened.source.family)
-        return any(hop.key in ours for hop in hops) or self.is_called(ours, opened, now)
+    def is_behind(self, hops: tuple[Hop, ...], opened: CheckedOpen) -> bool:
+        """Whether an OPEN came through such a NAT, which a rendezvous of ours knows of. R-12.6."""
+        ours, there = self.finders(opened.source.family), opened.flow.destination.ip
+        return bool(ours) and (any(hop.key in ours for hop in hops) or self.is_known_as(there))
 
     def is_called(self, by: Collection[bytes], opened: CheckedOpen, now: float) -> bool:
         """Whether one of these keys, 32 bytes each, has sent an OPEN here. R-5.7.3, R-12.7."""

@@ -163,6 +163,7 @@ class Host:
         if self.virtual is not None and not saved.asked:
             self.virtual.claim(about.peer.key, about.local.destination.ip)
         self._keep(connection)
+        self._note(connection)
 
     def _on_open_requested(self, event: OpenRequested, now: float) -> list[Effect]:
         known = self.connections.get(event.cid)
@@ -236,7 +237,8 @@ class Host:
         known = known and opened.terms.to_key == self.context.key.public
         if not known or not self.context.is_called((by,), opened, now):
             return Dropped(DropReason.UNEXPECTED, event.source)
-        return SendDatagram(Header(0, 0, event.header.cid).signing, there)
+        here = None if event.destination.ip.is_unspecified else event.destination
+        return SendDatagram(Header(0, 0, event.header.cid).signing, there, here)
 
     def _on_stop(
         self, connection: Connection, event: MessageReceived, message: Stop, now: float
@@ -293,7 +295,7 @@ class Host:
         if not offered.is_for(terms.from_key, opened.from_name):
             reason = f"{terms.service} is not for {opened.from_name or 'you'}"
             return self._refuse(event, opened, Code.POLICY, reason, terms.service)
-        behind = self.context.is_behind(message.hops, opened, now)
+        behind = self.context.is_behind(message.hops, opened)
         if behind and terms.transport.is_tcp and not terms.sealed:
             reason = "the NAT before this host lets TCP in only if it knows the SYN: say it first"
             return self._refuse(event, opened, Code.DISCLOSURE_REQUIRED, reason)

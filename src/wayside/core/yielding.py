@@ -38,8 +38,8 @@ class Yielding(Connection):
         Spec: R-12.4.
         """
         about = self.agreement
-        if not about.peer.leave.plain or self.state is not State.OPENING:
-            return []
+        if not about.peer.leave.plain or self.state is not State.OPENING or about.home:
+            return []  # who was sent on to somebody has been answered
         if about.wire.transport is Transport.NONE or not about.wire.destination.port:
             return []
         self._enter(State.PLAIN)

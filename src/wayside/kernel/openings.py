@@ -57,9 +57,14 @@ def _asked(attempt: Attempt) -> int:
 
 
 def is_asked_for(connection: Connection) -> bool:
-    """Whether it is not up yet and may have another path. A relay that was asked knows of none."""
+    """Whether it is not up yet and may have another path.
+
+    A relay that was asked knows of none, and who is called has opened one NAT.
+    """
+    attempt = connection.attempt if isinstance(connection, Asker) else None
     return (
         connection.state is State.OPENING
+        and not (attempt is not None and attempt.called)
         and isinstance(connection, Rebinder)
         and connection.course.transport in ASKED_FOR
         and connection.towards.ip == connection.course.destination.ip
