@@ -287,12 +287,13 @@ class Said(Watcher):
         outside = next(iter(asked.alternatives[:1]), None) if asked else None
         own = self._outside.get(step.site.name, ours).with_port(ours.port)
         straight = asked is not None and asked.destination.ip == own.ip  # to our NAT
-        if outside is not None and outside.ip == wire.destination.ip != source.ip:
+        relayed = any(hop.role == Role.HIDING for hop in message.hops)
+        if outside is not None and not relayed and outside.ip == wire.destination.ip != source.ip:
             to = own if straight else ours
             self._translated(header.cid, Flow(wire.transport, source, to), outside)
             source = outside
         flow = Flow(wire.transport, ours, source)
-        if straight or any(hop.role == Role.HIDING for hop in message.hops):
+        if straight or relayed:
             self._translated(header.cid, flow, own)
         self._consents(step, header.cid, flow)
         self.flows.accepts.setdefault((step.site.name, five_tuple(flow)), {})[header.cid] = step.now
