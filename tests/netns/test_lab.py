@@ -73,7 +73,10 @@ def test_every_kind_of_traffic_runs_and_tells_of_its_failures(
 
 @pytest.mark.parametrize("family", ["4", "6"])
 def test_a_long_wire_delays_both_directions(seen: dict[str, Any], family: str) -> None:
-    assert all(20 <= rtt_ms < 35 for rtt_ms in seen[family]["rtts_ms"])
+    """A busy machine adds to some of them, and takes nothing away."""
+    rtts_ms = seen[family]["rtts_ms"]
+    assert all(rtt_ms >= 20 for rtt_ms in rtts_ms)
+    assert min(rtts_ms) < 35
 
 
 @pytest.mark.parametrize("family", ["4", "6"])
