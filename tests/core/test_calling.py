@@ -19,7 +19,7 @@ from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SaveConnec
 from wayside.core.errors import DropReason
 from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
 from wayside.core.identity import Leave
-from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, decode, padded
+from wayside.core.messages import CALLED, Hop, Open, Redirect, RedirectTerms, Reject, decode, padded
 from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rule import Cid
 from wayside.core.saved import read_saved
@@ -395,3 +395,19 @@ def test_a_call_for_another_host_is_not_answered() -> None:
     effects = world.host("c").handle(called(world)[0], world.now)
     assert [one.reason for one in effects if isinstance(one, Dropped)] == [DropReason.UNEXPECTED]
     assert len(effects) == 1
+
+
+def test_a_route_that_is_full_leaves_no_room_for_a_call() -> None:
+    """R-12.7, R-8.5: eight records are as many as an OPEN may have."""
+    world = walled()
+    ask(world)
+    asked = next(one for one in sent(world, "c", "r") if one.data[8:16] == (4).to_bytes(8, "big"))
+    header, message = decode(asked.data)
+    assert isinstance(message, Open)
+    for count, shown in ((7, True), (8, False)):
+        hops = tuple(Hop(bytes([number] * 32), Role.GATE, 60, b"") for number in range(count))
+        data = padded(header, Open(message.signed, message.signature, hops))
+        begun = len(world.wire)
+        world.tell("r", replace(asked, data=data))
+        said = [one.data[4] for name, _, one in world.wire[begun:] if name == "r"]
+        assert said == [Open.TYPE if shown else Reject.TYPE]

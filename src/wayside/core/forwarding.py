@@ -94,10 +94,12 @@ class Forwarding:
         assert isinstance(message, Open)
         hop = Hop(self.context.key.public, Role.CALLING, 0, b"", opened.source)
         onward = Open(message.signed, message.signature, (*message.hops, hop), message.mac)
+        refusal = Refusal(Code.ROUTE_TOO_LONG, "no room in the OPEN to say where it is from")
+        if len(onward.hops) > c.HOPS_MAX:
+            return self.refuse(event, opened, refusal)
         try:
             return [SendDatagram(padded(event.header, onward), there, event.destination)]
         except ValueError:
-            refusal = Refusal(Code.ROUTE_TOO_LONG, "no room in the OPEN to say where it is from")
             return self.refuse(event, opened, refusal)
 
     def let_by(self, event: MessageReceived, opened: CheckedOpen) -> Effect:
