@@ -11,7 +11,8 @@ from wayside.core.effects import ReportRefused
 from wayside.core.events import CloseRequested, OpenRequested
 from wayside.core.rule import Cid
 from wayside.kernel.mptcp import Happened, MptcpEvent, Subflow
-from wayside.kernel.multipaths import MakeSubflow, Multipaths, SubflowUp
+from wayside.kernel.mptcp_sockets import ListedMptcp
+from wayside.kernel.multipaths import NEWS_MAX_S, NEWS_S, MakeSubflow, Multipaths, SubflowUp
 from wayside.kernel.subflows import AGAIN_S, UP_S
 
 TOKEN, PORT, NOW = 77, 5000, 1000.0
@@ -21,14 +22,16 @@ OWN, THEIRS = Address.parse("10.77.0.2:4747"), Address.parse("10.78.0.2:4747")
 class World:
     """A client with two addresses whose MPTCP connection is up; its peer has two as well."""
 
-    def __init__(self) -> None:
-        self.pair = Pair(1, transport=Transport.MPTCP).open()
+    def __init__(self, *, told: bool = True, transport: Transport = Transport.MPTCP) -> None:
+        self.pair = Pair(1, transport=transport).open()
         self.peer_is_at(THEIRS)
         self.about = self.pair.connection("c").agreement
         self.pair.c.context.own = (self.pair.own["c"][0], OWN)
         numbers, self.ports = count(1), count(PORT)
         self.these = Multipaths(self.pair.c, lambda size: next(numbers).to_bytes(size, "big"))
-        self.happens(Happened.ESTABLISHED, self.about.local.on_the_wire)
+        self.these.expect(self.about.cid, NOW)
+        if told:
+            self.happens(Happened.ESTABLISHED, self.about.local.on_the_wire)
 
     def peer_is_at(self, *others: Address) -> None:
         """Beside where it was at first."""
@@ -116,3 +119,62 @@ def test_a_first_subflow_that_is_closed_gives_its_path_back() -> None:
 
 def test_without_a_port_nothing_is_asked() -> None:
     assert World().these.look(NOW, lambda _: 0) == []
+
+
+def there(world: World, *, fallback: bool) -> list[ListedMptcp]:
+    return [ListedMptcp(world.about.local.on_the_wire, TOKEN, fallback)]
+
+
+def test_news_that_was_lost_is_made_up_for_by_asking_the_kernel() -> None:
+    """R-2.5."""
+    world = World(told=False)
+    assert world.these.look(NOW, lambda _: PORT) == []
+    assert not world.these.is_unheard(NOW + NEWS_S / 2)
+    assert world.these.due_after(NOW) == NOW + NEWS_S
+    assert world.these.is_unheard(NOW + NEWS_S)
+    assert world.these.listed(there(world, fallback=False), NOW + NEWS_S) == []
+    assert world.asks(NOW + NEWS_S).wire.source.ip == OWN.ip
+    assert world.these.due_after(NOW + NEWS_S) is None
+
+
+def test_who_has_heard_of_it_does_not_ask() -> None:
+    world = World()
+    assert not world.these.is_unheard(NOW + NEWS_MAX_S)
+    plain = World(told=False, transport=Transport.TCP)
+    assert plain.these.is_idle
+
+
+def test_a_connection_that_has_fallen_back_is_told_and_gets_no_subflow() -> None:
+    world = World(told=False)
+    cid = world.about.cid
+    assert world.these.listed(there(world, fallback=True), NOW + NEWS_S) == [cid]
+    assert world.these.is_fallen(cid)
+    assert world.these.is_idle
+    assert world.these.look(NOW + NEWS_S, lambda _: PORT) == []
+    world.these.ended(cid, NOW + NEWS_S)
+    assert not world.these.is_fallen(cid)
+
+
+def test_an_application_that_connects_late_is_asked_about_again_and_more_rarely() -> None:
+    world, now = World(told=False), NOW + NEWS_S
+    waited: list[float] = []
+    for _ in range(7):
+        assert world.these.is_unheard(now)
+        assert world.these.listed([], now) == []
+        due = world.these.due_after(now)
+        assert due is not None
+        waited.append(due - now)
+        now = due
+    assert waited == [4.0, 8.0, 16.0, 32.0, NEWS_MAX_S, NEWS_MAX_S, NEWS_MAX_S]
+    world.happens(Happened.ESTABLISHED, world.about.local.on_the_wire)
+    assert world.these.due_after(now) is None
+
+
+def test_nothing_is_awaited_of_a_connection_that_is_over() -> None:
+    world = World(told=False)
+    world.these.ended(world.about.cid, NOW)
+    assert world.these.is_idle
+    gone = World(told=False)
+    gone.pair.c.connections.clear()
+    assert gone.these.listed([], NOW + NEWS_S) == []
+    assert gone.these.is_idle

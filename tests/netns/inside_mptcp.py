@@ -1,6 +1,7 @@
 """MPTCP's path management by the helper, with MPTCP sockets of a real kernel."""
 
 import socket
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import pytest
 from netns.data_plane_stage import RUNNER, SOON_S, Stage, inside
 from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.mptcp import Happened, MptcpEvent, Subflow, read_events
+from wayside.kernel.mptcp_sockets import ListedMptcp, list_sockets
 from wayside.kernel.plan import KernelError
 from wayside.lab.parcel import IPPROTO_MPTCP, about
 from wayside.lab.world import Node
@@ -95,3 +97,29 @@ def test_the_helper_hears_of_connections_and_makes_their_subflows(
         assert mine.token in [one.token for one in ends]
     with pytest.raises(KernelError, match="makes no subflow"):
         RUNNER.run(helper.make_subflow(Subflow(mine.token, 4, flow)))
+
+
+@pytest.mark.parametrize("what", ["syn", "syn | ack", "ack"])
+def test_the_kernel_lists_a_connection_that_has_fallen_back(
+    loopback: tuple[Helper, Node, str], what: str
+) -> None:
+    """A middlebox takes MPTCP's options away: from the SYN, its answer, or what comes after."""
+    _, node, address = loopback
+    strip = f"tcp flags & (syn | ack) == {what} reset tcp option mptcp"
+    for words in (
+        "add table inet box",
+        "add chain inet box through { type filter hook input priority 0; }",
+    ):
+        node.run("nft", words)
+    with talking(node, address) as client, inside(node):
+        assert ListedMptcp(flow_of(client), token_of(client), False) in list_sockets()
+    node.run("nft", f"add rule inet box through {strip}")
+    with talking(node, address) as client, inside(node):
+        assert about(client)["fallback"]
+        assert ListedMptcp(flow_of(client), token_of(client), True) in list_sockets()
+
+
+def token_of(sock: socket.socket) -> int:
+    """As its own socket has it (MPTCP_INFO)."""
+    info = sock.getsockopt(284, 1, 16)
+    return int.from_bytes(info[12:16], sys.byteorder)

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.netns
 def test_every_check_of_a_scenario_is_ok(name: str, family: int, tmp_path: Path) -> None:
     result = runner.run(name, family, tmp_path)
     words = Path(result.ladder).with_suffix(".txt").read_text()
-    sys.stdout.write(words)  # seen only if something fails, perhaps where nobody can look for it
-    assert result.ok, [check for check in result.checks if not check.ok]
+    failed = [check for check in result.checks if not check.ok]
+    # Seen only if something fails, perhaps where nobody can look for it, and only its end.
+    sys.stdout.write("\n".join([words, *map(str, failed)]) + "\n")
+    assert result.ok, failed
     assert "OPEN" in words
     if (name, family) == ("legacy", 4):  # of every gate, NAT and peer: what works, and what is said
         told = README.read_text().partition("<!-- legacy: begin -->\n")[2]

@@ -16,13 +16,15 @@ from wayside.core.effects import ReportClosed, ReportOpened, ReportRefused
 from wayside.core.events import CloseRequested, OpenRequested
 from wayside.core.rule import Cid
 from wayside.kernel.mptcp import Happened, MptcpEvent, Subflow
+from wayside.kernel.mptcp_sockets import ListedMptcp
+from wayside.kernel.multipaths import NEWS_S
 from wayside.kernel.packets import Packet
 from wayside.kernel.plan import KernelError
 from wayside.kernel.subflows import UP_S
 from wayside.runtime import subflows as module
 from wayside.runtime.control_types import SubflowRecord
 from wayside.runtime.eventlog import EventLog, read
-from wayside.runtime.subflows import Subflows
+from wayside.runtime.subflows import FALLEN_BACK, Subflows
 
 TOKEN, PORT = 77, 5000
 OWN, THEIRS = "10.77.0.2", "10.78.0.2"
@@ -350,3 +352,74 @@ def test_what_is_reported_of_others_changes_nothing(played: Played) -> None:
         assert world.record.cid == asked.cid.hex()
 
     played(run)
+
+
+async def up_unheard(world: World, *, refreshed: bool = False) -> socket.socket:
+    """Its connection is up, and the kernel has not said so; who could say it."""
+    speaking, listening = socket.socketpair()
+    listening.setblocking(False)
+    world.these.start(listening)
+    about = world.about
+    report = ReportOpened(about.cid, "s", about.service, about.wire, about.local, 120.0)
+    world.these.opened(replace(report, refreshed=refreshed))
+    await settle()
+    return speaking
+
+
+def heard_of(world: World, *, fallback: bool) -> Callable[[], list[ListedMptcp]]:
+    return lambda: [ListedMptcp(world.about.local.on_the_wire, TOKEN, fallback)]
+
+
+def test_the_kernel_is_asked_when_it_says_nothing(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(world: World) -> None:
+        monkeypatch.setattr(module, "list_sockets", heard_of(world, fallback=False))
+        with await up_unheard(world):
+            assert world.asked == []
+            await world.later(NEWS_S)
+            world.these.stop()
+
+    world = played(run)
+    (asked,) = world.asked
+    assert str(asked.wire.source.ip) == OWN
+    assert world.these.stands(world.about.cid) == ""
+
+
+def test_a_connection_that_has_fallen_back_says_so(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(world: World) -> None:
+        monkeypatch.setattr(module, "list_sockets", heard_of(world, fallback=True))
+        with await up_unheard(world):
+            await world.later(NEWS_S)
+            world.these.stop()
+
+    world = played(run)
+    assert world.asked == []
+    assert world.these.stands(world.about.cid) == FALLEN_BACK
+
+
+def test_nobody_asks_of_what_is_up_again_or_where_the_kernel_cannot_say(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def refuse() -> list[ListedMptcp]:
+        asked.append(True)
+        raise KernelError("no list", "")
+
+    async def run(world: World) -> None:
+        monkeypatch.setattr(module, "list_sockets", refuse)
+        with await up_unheard(world, refreshed=True):
+            await world.later(NEWS_S)
+            assert not asked
+            world.these.stop()
+        with await up_unheard(world):
+            await world.later(NEWS_S)
+            assert asked == [True]
+            world.these.stop()
+
+    world = played(run)
+    assert world.asked == []
+    assert world.these.stands(world.about.cid) == ""

@@ -23,7 +23,7 @@ _TCP_CLOSE, _TIMER_TIME_WAIT = 7, 3
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
 _SOCK_DIAG_BY_FAMILY = 20
-_ID_AT = _HEADER.size + 4
+_ID_AT, _ID_BYTES = 4, 36
 """inet_diag_msg begins with family, state, timer and retransmissions, a byte each."""
 
 
@@ -48,13 +48,19 @@ def parse_endings(data: bytes) -> list[Flow]:
         length, kind = _HEADER.unpack_from(data)[:2]
         if not _HEADER.size <= length <= len(data):
             break
-        if kind == _SOCK_DIAG_BY_FAMILY and length >= _ID_AT + 36:
-            family = data[_HEADER.size]
-            sport, dport = struct.unpack_from("!HH", data, _ID_AT)
-            flow = _flow(family, data[_ID_AT + 4 : _ID_AT + 36], sport, dport)
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            flow = diagnosed_flow(data[_HEADER.size : length])
             found += [flow] if flow else []
         data = data[(length + 3) & ~3 :]
     return found
+
+
+def diagnosed_flow(body: bytes) -> Flow | None:
+    """The flow in a message of sock_diag (inet_diag_msg), as its socket saw it."""
+    if len(body) < _ID_AT + _ID_BYTES:
+        return None
+    sport, dport = struct.unpack_from("!HH", body, _ID_AT)
+    return _flow(body[0], body[_ID_AT + 4 : _ID_AT + _ID_BYTES], sport, dport)
 
 
 def is_open(flow: Flow) -> bool:

@@ -148,10 +148,10 @@ def read_events(listening: socket.socket) -> list[MptcpEvent]:
 def parse_events(data: bytes) -> list[MptcpEvent]:
     """The events in netlink messages; what is cut off or something else is left out."""
     found: list[MptcpEvent] = []
-    for kind, body in _messages(data):
+    for kind, body in netlink_messages(data):
         if kind < _CONTROL or len(body) < _GENERIC.size or body[0] not in set(Happened):
             continue
-        said = dict(_attributes(body[_GENERIC.size :]))
+        said = dict(netlink_attributes(body[_GENERIC.size :]))
         if len(said.get(_SAID_TOKEN, b"")) == 4:
             token = int(struct.unpack("=I", said[_SAID_TOKEN])[0])
             accepted = any(said.get(_SAID_SERVER, b""))
@@ -193,11 +193,11 @@ def _look_up() -> tuple[int, int]:
     """The numbers that the kernel has for the family and for the group. Raises OSError."""
     answer = _ask(_CONTROL, _GET_FAMILY, 1, _attribute(_BY_NAME, _FAMILY))
     family, group = 0, 0
-    for kind, value in _attributes(answer[_GENERIC.size :]):
+    for kind, value in netlink_attributes(answer[_GENERIC.size :]):
         if kind == _ID:
             family = int(struct.unpack("=H", value)[0])
-        for _, one in _attributes(value) if kind == _GROUPS else ():
-            about = dict(_attributes(one))
+        for _, one in netlink_attributes(value) if kind == _GROUPS else ():
+            about = dict(netlink_attributes(one))
             if about.get(_GROUP_NAME) == _GROUP:
                 group = int(struct.unpack("=I", about[_GROUP_ID])[0])
     if not family or not group:
@@ -213,7 +213,7 @@ def _ask(family: int, command: int, version: int, body: bytes) -> bytes:
         asking.send(_HEADER.pack(_HEADER.size + len(body), family, _REQUEST | _ACK, 0, 0) + body)
         answer = b""
         while True:
-            for kind, said in _messages(asking.recv(65536)):
+            for kind, said in netlink_messages(asking.recv(65536)):
                 if kind != _NLMSG_ERROR:
                     answer = said
                     continue
@@ -223,7 +223,7 @@ def _ask(family: int, command: int, version: int, body: bytes) -> bytes:
                 return answer
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def netlink_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The netlink messages in a datagram: kind, body."""
     while len(data) >= _HEADER.size:
         length, kind = _HEADER.unpack_from(data)[:2]
@@ -233,7 +233,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[(length + 3) & ~3 :]
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def netlink_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The attributes in a body: kind, value."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)

@@ -6,11 +6,14 @@ one connection each. Who was asked for a connection has nothing to do here.
 
     the kernel: established ─► look: ask ─► opened: make ─► the kernel: subflow up
                                   └─► refused, ended, closed by the kernel ─► later, again
+
+Of a connection that is up, and of which the kernel says nothing, it is asked: it may have fallen
+back to TCP, or the news was lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from wayside.core.address import IP, Flow, Transport
@@ -21,11 +24,16 @@ from wayside.core.host import Host
 from wayside.core.rule import Cid
 
 from .mptcp import Happened, MptcpEvent, Subflow
+from .mptcp_sockets import ListedMptcp
 from .packets import Packet
 from .subflows import Branch, Multipath, Standing, Wish, refuse
 
 MULTIPATHS_MAX = 4096
 """Connections that get further subflows; those beyond have their first."""
+
+NEWS_S, NEWS_MAX_S = 2.0, 60.0
+"""How long the kernel's news of a connection is waited for before the kernel is asked; from then on
+twice as long each time: an application may connect long after its connection was agreed."""
 
 FreePort = Callable[[IP], int]
 """A TCP port that nobody has at an own address; 0: there is none."""
@@ -48,6 +56,14 @@ class SubflowUp:
     wire: Flow
 
 
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """News of a connection: when the kernel is asked, and how long was waited before."""
+
+    due: float
+    wait_s: float
+
+
 ToDo = OpenRequested | CloseRequested | MakeSubflow | SubflowUp
 
 
@@ -67,16 +83,28 @@ class Multipaths:
         self._host = host
         self._entropy = entropy
         self._by_token: dict[int, Multipath] = {}
+        self._awaited: dict[Cid, _Awaited] = {}
+        self._fallen: set[Cid] = set()
 
     @property
     def known(self) -> list[Multipath]:
         """Those that somebody here has asked for."""
         return list(self._by_token.values())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to look at."""
+        return not self._by_token and not self._awaited
+
     def due_after(self, now: float) -> float | None:
         """When to look again after a look `now`, if nothing happens; monotonic seconds."""
-        found = (one.due_after(now) for one in self._by_token.values())
+        found = [one.due_after(now) for one in self._by_token.values()]
+        found += [one.due for one in self._awaited.values()]
         return min((at for at in found if at is not None), default=None)
+
+    def is_fallen(self, cid: Cid) -> bool:
+        """Whether this connection was to be MPTCP, and is plain TCP: it has one path."""
+        return cid in self._fallen
 
     def led_by(self, cid: Cid) -> Multipath | None:
         """The one that this connection stands for."""
@@ -118,13 +146,49 @@ class Multipaths:
                 made.append(MakeSubflow(cid, one.wire(branch), one.subflow(branch)))
         return made
 
+    def expect(self, cid: Cid, now: float) -> None:
+        """A connection is up for the first time: the kernel will say so, or is to be asked."""
+        connection = self._host.connections.get(cid)
+        if not isinstance(connection, Initiator) or any(self._of(cid)):
+            return
+        is_multipath = connection.agreement.wire.transport is Transport.MPTCP
+        if is_multipath and len(self._awaited) < MULTIPATHS_MAX:
+            self._awaited[cid] = _Awaited(now + NEWS_S, NEWS_S)
+
+    def is_unheard(self, now: float) -> bool:
+        """Whether the kernel is to be asked for what it has (`listed`)."""
+        return any(one.due <= now for one in self._awaited.values())
+
+    def listed(self, there: Iterable[ListedMptcp], now: float) -> list[Cid]:
+        """What the kernel has; those of which it should have said so and that are plain TCP."""
+        flows = {one.flow: one for one in there}
+        fallen: list[Cid] = []
+        for cid, awaited in list(self._awaited.items()):
+            if awaited.due > now:
+                continue
+            del self._awaited[cid]
+            connection = self._host.connections.get(cid)
+            local = connection.agreement.local.on_the_wire if connection else None
+            found = flows.get(local) if local else None
+            if connection is not None and found is None:
+                wait_s = min(NEWS_MAX_S, 2 * awaited.wait_s)
+                self._awaited[cid] = _Awaited(now + wait_s, wait_s)
+            elif found is not None and found.fallback:
+                fallen.append(cid)
+            elif found is not None:
+                self._established(MptcpEvent(Happened.ESTABLISHED, found.token, found.flow))
+        self._fallen.update(fallen)
+        return fallen
+
     def refused(self, report: ReportRefused, now: float) -> None:
         """Somebody said no, or nobody said anything."""
+        self._forget(report.cid)
         for _, branch in self._of(report.cid):
             refuse(branch, report, now)
 
     def ended(self, cid: Cid, now: float) -> None:
         """A connection is over."""
+        self._forget(cid)
         for _, branch in self._of(cid):
             branch.enter(Standing.GONE, now)
 
@@ -136,6 +200,10 @@ class Multipaths:
             branch.port = 0
         return left
 
+    def _forget(self, cid: Cid) -> None:
+        self._awaited.pop(cid, None)
+        self._fallen.discard(cid)
+
     def _established(self, event: MptcpEvent) -> None:
         if event.flow is None or event.accepted or len(self._by_token) >= MULTIPATHS_MAX:
             return
@@ -143,6 +211,7 @@ class Multipaths:
         if isinstance(connection, Initiator):
             about = connection.agreement
             if about.wire.transport is Transport.MPTCP:
+                self._awaited.pop(about.cid, None)
                 self._by_token[event.token] = Multipath(event.token, about)
 
     def _of(self, cid: Cid) -> Iterator[tuple[Multipath, Branch]]:

@@ -6,7 +6,8 @@
 The world of `multihoming`, but that each of the client's links takes 40 Mbit/s (tbf), so that who
 wants more needs both. A program sends with a plain MPTCP socket to the server's virtual address.
 Each path in turn dies without a sign, and is back. Then the gate east is told to refuse: MPTCP
-stays on the other path, and `status` says who refuses and why; when it may again, it uses both.
+stays on the other path, and `status` says who refuses and why; when it may again, it uses both. At
+last a router takes MPTCP's options away: the kernels fall back to TCP, and `status` says so.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from wayside.lab.world import Node, Process, ProgramFailed, World
 from wayside.runtime.control import ask
 from wayside.runtime.control_types import ReloadRequest, Reply
 from wayside.runtime.names import service_of
+from wayside.runtime.subflows import FALLEN_BACK
 
 PORT = 7171
 LINK_BIT_S = 40_000_000
 PARCEL_S = 40.0
 REFUSED_S = 14.0
+FALLEN_S = 4.0
 UP_LIMIT_S = 5.0
 FLOWING_S = 2.0
 """How long is looked at how much comes."""
@@ -162,6 +165,7 @@ def play(trial: Trial) -> None:
     gone = within(UP_LIMIT_S, lambda: not _live(site))
     trial.check("all of it is closed with the program's socket", gone, len(_live(site)))
     _check_refused(site)
+    _check_fallen_back(site)
 
 
 def _live(site: Site) -> list[dict[str, Any]]:
@@ -356,6 +360,24 @@ def _check_refused(site: Site) -> None:
     both = within(AGAIN_LIMIT_S, lambda: site.carried()["south"] > SOME_BYTES)
     trial.check("east allows again: both carry data", both, time.monotonic() - began, "s")
     _check_whole(site, sent, "that transfer, too,")
+
+
+def _check_fallen_back(site: Site) -> None:
+    """A router takes MPTCP's options away: plain TCP, by one path, and nobody thinks otherwise."""
+    trial, client, core = site.trial, site.stage.client, site.core
+    core.run("nft", "add table inet strips")
+    core.run("nft", "add chain inet strips passing { type filter hook forward priority 0; }")
+    core.run("nft", "add rule inet strips passing reset tcp option mptcp")
+    sent = _send(site, FALLEN_S)
+    found = within(FALLEN_S, lambda: [one for one in _live(site) if one["stands"] == FALLEN_BACK])
+    trial.check("a router takes MPTCP's options away: `status` says so", found, FALLEN_BACK)
+    newest = told(sent)[-1]
+    trial.check("so does the program's own kernel (control)", newest["fallback"] == 1)
+    trial.check("a person reads it", FALLEN_BACK in client.command("status"))
+    one_path = len(found) == 1 and not found[0]["subflows"]
+    trial.check("and no other path is asked for it", one_path, len(_live(site)))
+    _check_whole(site, sent, "what went by plain TCP")
+    core.run("nft", "delete table inet strips")
 
 
 def _tell(gate: Daemon, policy: str) -> None:

@@ -20,6 +20,7 @@ from .control_types import (
     AddressReply,
     AddressRequest,
     CloseRequest,
+    ConnectionRecord,
     ExposeRequest,
     OpenReply,
     OpenRequest,
@@ -30,6 +31,7 @@ from .control_types import (
     StatusRequest,
     StopReply,
     StopRequest,
+    SubflowRecord,
     UnexposeRequest,
     WhyReply,
     WhyRequest,
@@ -145,9 +147,10 @@ class HostControl:
         host, now = agent.host, time.monotonic()
         counters = {found.rule.match: found for found in await agent.helper.rules()}
         records = [
-            msgspec.structs.replace(
+            _with_paths(
                 record_of(connection, counters, agent.moves.journey(cid)),
-                subflows=agent.subflows.records(cid),
+                agent.subflows.records(cid),
+                agent.subflows.stands(cid),
             )
             for cid, connection in host.connections.items()
         ]
@@ -187,6 +190,14 @@ class HostControl:
                 for one in reply.refusals
             ]
         )
+
+
+def _with_paths(
+    record: ConnectionRecord, subflows: list[SubflowRecord], stands: str
+) -> ConnectionRecord:
+    """A record with what is known of its further paths, and why it has none."""
+    told = "; ".join(filter(None, (record.stands, stands)))
+    return msgspec.structs.replace(record, subflows=subflows, stands=told)
 
 
 def _checked(service: str) -> str:

@@ -6,6 +6,9 @@ by which paths it is to have further subflows; each of those is signaled as a co
 socket and makes the subflows. Who was asked for a connection has nothing to do but to listen: its
 kernel takes subflows only while somebody does.
 
+The kernel's news may be lost, and of a connection that has fallen back to TCP there is none: two
+seconds after a connection is up the kernel is asked for what it has (kernel/mptcp_sockets.py).
+
 What an agent of a former life knew of tokens is lost: those connections keep the subflows that they
 have, and get no more. The simulator's part of this is sim/subflows.py: change the two together.
 """
@@ -27,6 +30,7 @@ from wayside.core.events import CloseRequested, OpenRequested
 from wayside.core.host import Host
 from wayside.core.rule import Cid
 from wayside.kernel.mptcp import MptcpEvent, Subflow, read_events
+from wayside.kernel.mptcp_sockets import list_sockets
 from wayside.kernel.multipaths import MakeSubflow, Multipaths, SubflowUp, ToDo, asked_by
 from wayside.kernel.packets import Packet
 from wayside.kernel.plan import KernelError
@@ -34,6 +38,8 @@ from wayside.kernel.subflows import Branch, Multipath
 
 from .control_types import SubflowRecord
 from .eventlog import EventLog
+
+FALLEN_BACK = "its kernel has fallen back from MPTCP to TCP: one path"
 
 _log = structlog.get_logger()
 
@@ -90,6 +96,10 @@ class Subflows:
         one = self._multipaths.led_by(cid)
         return [_record(one, branch) for branch in one.branches.values()] if one else []
 
+    def stands(self, cid: Cid) -> str:
+        """How a connection is that was to have several paths, if it cannot."""
+        return FALLEN_BACK if self._multipaths.is_fallen(cid) else ""
+
     # --- what happened ---
 
     def happened(self, event: MptcpEvent) -> None:
@@ -99,7 +109,10 @@ class Subflows:
 
     def opened(self, report: ReportOpened) -> None:
         """A connection is up, or up again."""
-        self._do(self._multipaths.opened(report.cid, time.monotonic()))
+        now = time.monotonic()
+        self._do(self._multipaths.opened(report.cid, now))
+        if self._listening is not None and not report.refreshed:
+            self._multipaths.expect(report.cid, now)
         self.look_soon()
 
     def refused(self, report: ReportRefused) -> None:
@@ -114,7 +127,7 @@ class Subflows:
 
     def look_soon(self, after_s: float = 0.0) -> None:
         """Something may be different now: see what is to be asked."""
-        if not self._multipaths.known:
+        if self._multipaths.is_idle:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -130,10 +143,21 @@ class Subflows:
     def _look(self) -> None:
         now = time.monotonic()
         self._timer = None
+        if self._multipaths.is_unheard(now):
+            self._ask_kernel(now)
         self._do(self._multipaths.look(now, _free_port))
         due = self._multipaths.due_after(now)
         if due is not None and self._timer is None:
             self.look_soon(due - now)
+
+    def _ask_kernel(self, now: float) -> None:
+        try:
+            there = list_sockets()
+        except KernelError as error:
+            _log.warning("whether MPTCP has fallen back is not known", why=error.what)
+            there = []
+        for cid in self._multipaths.listed(there, now):
+            _log.warning("MPTCP has fallen back to TCP: one path", cid=cid.hex())
 
     def _do(self, found: list[ToDo]) -> None:
         for one in found:

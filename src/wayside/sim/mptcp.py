@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wayside.core.address import Flow
 from wayside.kernel.mptcp import Happened, MptcpEvent, Subflow
+from wayside.kernel.mptcp_sockets import ListedMptcp
 from wayside.kernel.packets import Packet
 from wayside.kernel.plan import KernelError
 
@@ -104,6 +105,11 @@ class Mptcp:
         else:
             joined.accept(flow, options)
         return None
+
+    def listed(self) -> list[ListedMptcp]:
+        """Those that are up, to who asks; here none falls back."""
+        up = [one for one in self._by_token.values() if any(sub.is_up for sub in one.subflows)]
+        return [ListedMptcp(one.first, one.token, False) for one in up if one.first is not None]
 
     def is_further(self, flow: Flow) -> bool:
         """Whether this 5-tuple, as its socket sees it, is a further subflow's."""

@@ -63,6 +63,8 @@ class SubflowKeeper:
         match effect:
             case ReportOpened():
                 self._do(known.opened(effect.cid, now))
+                if not effect.refreshed:
+                    known.expect(effect.cid, now)
             case ReportRefused():
                 known.refused(effect, now)
             case ReportClosed():
@@ -71,7 +73,7 @@ class SubflowKeeper:
 
     def look_soon(self, after_s: float = 0.0) -> None:
         """Something may be different now: see what is to be asked."""
-        if self.multipaths is None or not self.multipaths.known:
+        if self.multipaths is None or self.multipaths.is_idle:
             return
         self._turn += 1
         self._host.place.clock.after(after_s, partial(self._look, self._turn))
@@ -80,6 +82,8 @@ class SubflowKeeper:
         if turn != self._turn or self.multipaths is None:
             return
         now = self._host.local.now
+        if self.multipaths.is_unheard(now):
+            self.multipaths.listed(self._host.sockets.mptcp.listed(), now)
         self._do(self.multipaths.look(now, self._free_port))
         due = self.multipaths.due_after(now)
         if due is not None and turn == self._turn:
