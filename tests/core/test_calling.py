@@ -14,7 +14,12 @@ from star import Walled, make_relay, make_rendezvous
 from wayside.core.address import Address, Transport
 from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
-from wayside.core.constants import CALL_FIRST_S, OPEN_BYTES_MIN, SILENT_NAT_S
+from wayside.core.constants import (
+    CALL_FIRST_S,
+    OPEN_BYTES_MIN,
+    RETRANSMIT_FIRST_S,
+    SILENT_NAT_S,
+)
 from wayside.core.effects import DeliverData, Dropped, Effect, Punch, SaveConnection, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import CloseRequested, DataAnswered, DatagramReceived
@@ -24,6 +29,7 @@ from wayside.core.policy import Policy, PolicyAction
 from wayside.core.rule import Cid
 from wayside.core.saved import read_saved
 from wayside.core.way import Box, Role
+from wayside.kernel.openings import is_asked_for
 from wayside.runtime.portrait import BEHIND_NAT, record_of
 
 HOME = Address.parse("198.51.100.7").with_port(4747)
@@ -275,6 +281,47 @@ def test_a_syn_is_told_to_who_is_called() -> None:
     assert {(one.flow.destination, one.data) for one in punches(world)} == {
         (CAFE.with_port(port), SYN_ACK)
     }
+
+
+def test_a_kernel_that_answers_a_syn_late_is_waited_for() -> None:
+    """R-12.8: longer than an application's datagram is; without the answer there is no punch."""
+    world = walled()
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=CALLED_S, data=SYN)
+    world.run(RETRANSMIT_FIRST_S - 0.05)
+    assert world.connection("s", cid).state is State.ANSWERING
+    world.tell("s", DataAnswered(cid, SYN_ACK))
+    world.run(1.0)
+    assert world.connection("s", cid).state is State.CONNECTED
+    assert {one.data for one in punches(world)} == {SYN_ACK}
+
+
+def test_the_opener_leaves_from_where_the_host_was_asked() -> None:
+    """R-12.7: its NAT opens for that address, of those that a host has."""
+    world = walled()
+    ask(world)
+    shown = called(world)[0]
+    first = next(one for name, one in world.effects if name == "s" and is_opener(one))
+    assert isinstance(first, SendDatagram)
+    assert first.source == shown.destination == world.own["s"]
+    unknown = replace(shown, destination=Address.parse("0.0.0.0").with_port(4747))
+    (again,) = [one for one in world.host("s").handle(unknown, world.now) if is_opener(one)]
+    assert isinstance(again, SendDatagram)
+    assert (again.destination, again.source) == (first.destination, None)
+
+
+def is_opener(effect: Effect) -> bool:
+    return isinstance(effect, SendDatagram) and effect.data[4] == 0
+
+
+def test_who_is_called_is_not_asked_for_by_another_path() -> None:
+    """R-12.7, R-5.4.7: a host's NAT was opened for this one."""
+    world = walled()
+    world.parted = {("c", "s")}
+    cid = world.ask("c", "s", "r", transport=Transport.UDP, seconds=0.0)
+    assert is_asked_for(world.connection("c", cid))
+    world.run(CALLED_S)
+    assert world.connection("c", cid).state is State.OPENING
+    assert not is_asked_for(world.connection("c", cid))
 
 
 def test_a_syn_means_nothing_where_nobody_has_to_punch() -> None:

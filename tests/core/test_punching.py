@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from pair import body_of, make_host
+from pair import EPOCH_S, at_clock, body_of, make_host
 from star import STEER, Star, Walled, carried, make_rendezvous, star
 from wayside.core.address import Address, Transport
 from wayside.core.codec import decode_body
 from wayside.core.connection import State
-from wayside.core.constants import OPEN_BYTES_MIN, PUNCHES, SILENT_NAT_S
+from wayside.core.constants import OPEN_BYTES_MIN, OPEN_TIME_WINDOW_S, PUNCHES, SILENT_NAT_S
 from wayside.core.effects import (
     ChangeRules,
     DeliverData,
@@ -214,6 +214,19 @@ def test_the_punch_has_what_the_application_answers(transport: Transport) -> Non
     assert decode_body(AcceptTerms, body_of(accept, Accept).signed).sealed == b""
     opened = [one for name, one in world.effects if name == "c" and isinstance(one, ReportOpened)]
     assert [one.carried for one in opened] == [False]  # the SYN itself is still to be sent
+
+
+def test_a_syn_is_no_datagram_that_a_wrong_clock_could_repeat() -> None:
+    """R-12.8: it is told though nobody knows how old it is; a kernel knows its SYNs by numbers."""
+    world = walled()
+    at_clock(world.host("c"), EPOCH_S - OPEN_TIME_WINDOW_S * 10)
+    cid = world.ask("c", "s", "r", transport=Transport.TCP, seconds=0.05, data=SYN)
+    answers(world, cid)
+    world.run(1.0)
+    assert world.connection("c", cid).state is State.CONNECTED
+    told = [one for name, one in world.effects if name == "s" and isinstance(one, DeliverData)]
+    assert [one.data for one in told] == [SYN]
+    assert {one.data for one in punches(world)} == {SYN_ACK}
 
 
 def test_tcp_that_stays_where_it_is_is_punched_for_once() -> None:
