@@ -56,6 +56,26 @@ REGRESSIONS = {
         "A CLOSE with a token that was seen, sent to the gate's own address, was passed on to that"
         " address for ever (R-8.2).",
     ),
+    "a-subflow-that-its-end-has-again": Regression(
+        "multihoming-mptcp",
+        250,
+        (
+            Fault(Kind.LIE, 4.030, 9.474, "g2", 0.836),
+            Fault(Kind.READDRESS, 6.979, 0.370, "c1", 0.0),
+        ),
+        "A fault of the checker: an end that had closed a subflow, since nobody confirmed it, and"
+        " agreed to it again under the same cid was held to have none.",
+    ),
+    "an-alternative-is-no-outside-of-a-nat": Regression(
+        "multihoming-mptcp",
+        713,
+        (
+            Fault(Kind.PARTITION, 9.362, 7.699, "core-g2", 0.0),
+            Fault(Kind.KILL, 10.631, 0.148, "s1", 0.0),
+        ),
+        "A fault of the record: who moved by itself told its old address as an alternative, and"
+        " that was taken for what a silent NAT makes of it (R-12.5).",
+    ),
     "hops-of-the-seq-before": Regression(
         "lossy",
         46,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from wayside.core.address import IP, Flow, Transport
-from wayside.core.effects import Effect, ReportClosed
+from wayside.core.effects import Effect, ReportClosed, ReportOpened
 from wayside.core.rule import Cid
 from wayside.kernel.subflows import AGAIN_MAX_S, UP_S, Branch, Multipath, Standing
 
@@ -42,7 +42,7 @@ class SubflowCheck(Watcher):
     """A further subflow's packets leave a host only while its own signaled agreement is up.
 
     One that is about MPTCP, as policies and people are to see, and that this end has not closed: it
-    says so when its kernel has taken the rules out.
+    says so when its kernel has taken the rules out. The other end may have it opened once more.
     """
 
     name = "subflows"
@@ -52,9 +52,11 @@ class SubflowCheck(Watcher):
         self._closed: dict[tuple[str, Cid], None] = {}
 
     def on_report(self, site: Site, effect: Effect, now: float) -> None:
-        """An end is done with a connection."""
+        """An end is done with a connection, or has it again."""
         if isinstance(effect, ReportClosed):
             self._closed[site.name, effect.cid] = None
+        elif isinstance(effect, ReportOpened):
+            self._closed.pop((site.name, effect.cid), None)
 
     def on_subflow(self, site: Site, flow: Flow, now: float) -> None:
         """One leaves."""

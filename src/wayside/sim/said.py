@@ -284,7 +284,7 @@ class Said(Watcher):
         told = asked.source if asked else wire.destination
         source = source_behind(message.hops, told)
         ours = (here or wire.source).with_port(terms.destination.port)
-        outside = next(iter(asked.alternatives[:1]), None) if asked else None
+        outside = _outside_of(asked)
         own = self._outside.get(step.site.name, ours).with_port(ours.port)
         straight = asked is not None and asked.destination.ip == own.ip  # to our NAT: R-12.7
         relayed = any(hop.role == Role.HIDING for hop in message.hops)
@@ -435,3 +435,9 @@ def source_behind(hops: tuple[Hop, ...], source: Address) -> Address:
     """Where the flow comes from behind these hops: the last one that rewrote it says."""
     told = [hop.source for hop in hops if hop.source is not None]
     return told[-1] if told else source
+
+
+def _outside_of(asked: OpenTerms | None) -> Address | None:
+    """Where a NAT before who asks lets it be seen: with its port, not with that for signaling."""
+    told = asked.alternatives[0] if asked and asked.alternatives else None
+    return told if asked and told and told.port == asked.source.port else None
