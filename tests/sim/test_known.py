@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-from wayside.sim.faults import Fault, Kind
 from wayside.sim.world import World
 
 
@@ -18,19 +17,6 @@ from wayside.sim.world import World
 def test_every_connection_goes_on_when_a_hidden_host_moves(seed: int) -> None:
     """R-10.5: the world `hidden-mobile-server` is therefore not among those that take turns."""
     assert World("hidden-mobile-server", seed).run().why == ""
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="who has moved and is asked by another path, by one who does not know, goes to neither",
-)
-def test_a_move_and_a_question_by_another_path_cross_each_other() -> None:
-    """R-5.4.6: it stays where it moved, and sends from there to where it was asked from."""
-    schedule = (
-        Fault(Kind.LIE, 8.305, 9.124, "g1", 0.479),
-        Fault(Kind.MOVE, 12.767, 2.339, "c2", 0.0),
-    )
-    assert World("multihoming", 49, schedule).run().why == ""
 
 
 @pytest.mark.xfail(

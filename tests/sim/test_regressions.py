@@ -76,6 +76,13 @@ REGRESSIONS = {
         "A fault of the record: who moved by itself told its old address as an alternative, and"
         " that was taken for what a silent NAT makes of it (R-12.5).",
     ),
+    "a-move-and-a-question-by-another-path": Regression(
+        "multihoming",
+        49,
+        (Fault(Kind.LIE, 8.305, 9.124, "g1", 0.479), Fault(Kind.MOVE, 12.767, 2.339, "c2", 0.0)),
+        "The same. What is left: packets between two addresses that were agreed to apart wait for"
+        " the next question (docs/simulator.md).",
+    ),
     "hops-of-the-seq-before": Regression(
         "lossy",
         46,

@@ -7,7 +7,7 @@ or its first packets have overtaken each other. This asks: 2,000 connections tak
 
 from __future__ import annotations
 
-import errno
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -93,4 +93,4 @@ def _ask(family: int) -> list[ListedMptcp]:
                     return found
                 if kind == _NLMSG_ERROR:
                     code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
-                    raise OSError(code, errno.errorcode.get(code, "refused"))
+                    raise OSError(code, os.strerror(code))

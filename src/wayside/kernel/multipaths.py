@@ -177,18 +177,18 @@ class Multipaths:
                 fallen.append(cid)
             elif found is not None:
                 self._established(MptcpEvent(Happened.ESTABLISHED, found.token, found.flow))
-        self._fallen.update(fallen)
+        self._fallen = {cid for cid in self._fallen if cid in self._host.connections} | {*fallen}
         return fallen
 
     def refused(self, report: ReportRefused, now: float) -> None:
         """Somebody said no, or nobody said anything."""
-        self._forget(report.cid)
         for _, branch in self._of(report.cid):
             refuse(branch, report, now)
 
     def ended(self, cid: Cid, now: float) -> None:
         """A connection is over."""
-        self._forget(cid)
+        self._awaited.pop(cid, None)
+        self._fallen.discard(cid)
         for _, branch in self._of(cid):
             branch.enter(Standing.GONE, now)
 
@@ -199,10 +199,6 @@ class Multipaths:
             left += _give_up(branch, why, now)
             branch.port = 0
         return left
-
-    def _forget(self, cid: Cid) -> None:
-        self._awaited.pop(cid, None)
-        self._fallen.discard(cid)
 
     def _established(self, event: MptcpEvent) -> None:
         if event.flow is None or event.accepted or len(self._by_token) >= MULTIPATHS_MAX:
