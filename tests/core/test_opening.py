@@ -14,7 +14,17 @@ from wayside.core.crypto import SigningKey
 from wayside.core.errors import DropReason
 from wayside.core.events import MessageReceived
 from wayside.core.identity import Names
-from wayside.core.messages import Code, Hop, Open, Reject, RejectTerms, decode
+from wayside.core.messages import (
+    Code,
+    Hop,
+    Open,
+    OpenTerms,
+    Redirect,
+    RedirectTerms,
+    Reject,
+    RejectTerms,
+    decode,
+)
 from wayside.core.opening import (
     CheckedOpen,
     Refusal,
@@ -23,7 +33,9 @@ from wayside.core.opening import (
     is_agreed,
     is_sound,
     open_hash,
+    read_redirect,
     read_refusal,
+    redirect,
     refuse,
 )
 from wayside.core.rule import Cid
@@ -134,7 +146,7 @@ def test_a_refusal_can_be_sent_and_read_and_is_never_the_larger(
     key = SigningKey(b"g" * 32)
     sent = refuse(key, name, event, b"h" * 32, Refusal(Code.POLICY, reason, rule))
     assert sent.destination == HERE
-    assert len(sent.data) <= (c.DATAGRAM_BYTES_MAX if proved else len(data))
+    assert len(sent.data) <= len(data)
     answer = received(sent.data)
     assert isinstance(answer.message, Reject)
     terms = read_refusal(answer, answer.message)
@@ -142,6 +154,44 @@ def test_a_refusal_can_be_sent_and_read_and_is_never_the_larger(
     assert (terms.from_key, terms.code, terms.open_hash) == (key.public, 1, b"h" * 32)
     assert answer.message.hops == hops
     assert decode_body(RejectTerms, answer.message.signed) == terms
+
+
+@given(
+    tokens=st.lists(st.integers(0, 200), max_size=7),
+    ticket=st.sampled_from((0, c.PROOF_BYTES)),
+    instead=st.booleans(),
+    bare=st.booleans(),
+)
+def test_a_redirect_can_be_sent_and_is_never_the_larger(
+    tokens: list[int], ticket: int, instead: bool, bare: bool
+) -> None:
+    """R-5.7, R-7.5: however full of hops the OPEN was; without room it is a refusal."""
+    hops = tuple(Hop(bytes(32), 1, 1, bytes(size)) for size in tokens)
+    try:
+        data = make_open(
+            STRANGER, bytes(32), HERE, THERE, cid=CID, hops=hops, service="x", bare=bare
+        )
+    except ValueError:  # so many hops are in no OPEN
+        return
+    event = received(data, proved=bare)
+    assert isinstance(event.message, Open)
+    terms, key = decode_body(OpenTerms, event.message.signed), SigningKey(b"g" * 32)
+    opened = CheckedOpen(
+        event.header, terms, bytes(32), Flow(Transport.TCP, HERE, THERE), HERE, None, None
+    )
+    instead_of = bytes(32) if instead else b""
+    sent = redirect(key, event, opened, THERE, 0, EPOCH_S, instead_of, bytes(ticket))
+    assert len(sent.data) <= len(data)
+    answer = received(sent.data)
+    if isinstance(answer.message, Redirect):
+        said = read_redirect(answer, answer.message)
+        assert isinstance(said, RedirectTerms)
+        assert said.locator.address == THERE
+    else:
+        assert isinstance(answer.message, Reject)
+        no = read_refusal(answer, answer.message)
+        assert isinstance(no, RejectTerms)
+        assert no.code == Code.ROUTE_TOO_LONG
 
 
 def test_the_barest_refusal_is_smaller_than_the_barest_open() -> None:

@@ -206,7 +206,6 @@ def refuse(
     """
     hops: tuple[Hop, ...] = getattr(event.message, "hops", ())
     header = Header(Reject.TYPE, event.header.seq, event.header.cid)
-    room = c.DATAGRAM_BYTES_MAX if event.proved else event.size
     signed = b""
     for most in (c.REASON_BYTES_MAX, c.SERVICE_BYTES_MAX, 0):
         terms = RejectTerms(
@@ -219,7 +218,7 @@ def refuse(
             refusal.observed,
         )
         signed = encode_body(terms)
-        if c.HEADER_BYTES + len(encode_body(Reject(signed, bytes(64), hops))) <= room:
+        if c.HEADER_BYTES + len(encode_body(Reject(signed, bytes(64), hops))) <= event.size:
             break
     signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
     return answer(event, encode(header, Reject(signed, signature, hops)))
@@ -248,26 +247,26 @@ def redirect(
 ) -> SendDatagram:
     """The signed REDIRECT that answers an OPEN, with our approval. Spec: R-5.7.
 
-    `relay`: as in the terms; `instead`: the key, 32 bytes, of who answers there in the other's
-    place; `ticket`: ours, for who asks.
+    Never larger than the OPEN, whose hops come back with it: the ticket is left out, or it is a
+    REJECT. `relay`: as in the terms; `instead`: the key, 32 bytes, of who answers there in the
+    other's place; `ticket`: ours, for who asks.
     """
     message, cid = event.message, event.header.cid
-    terms = RedirectTerms(
-        key.public,
-        opened.hash,
-        Locator(there),
-        create_approval(
-            key, cid, replace(opened.terms, to_key=instead or opened.terms.to_key), now_s
-        ),
-        int(now_s) + APPROVAL_VALID_S,
-        relay,
-        instead,
-        ticket,
-    )
-    header, signed = Header(Redirect.TYPE, event.header.seq, cid), encode_body(terms)
     hops: tuple[Hop, ...] = getattr(message, "hops", ())
-    signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
-    return answer(event, encode(header, Redirect(signed, signature, hops)))
+    header = Header(Redirect.TYPE, event.header.seq, cid)
+    to = replace(opened.terms, to_key=instead or opened.terms.to_key)
+    approval, until_s = create_approval(key, cid, to, now_s), int(now_s) + APPROVAL_VALID_S
+    for shown in (ticket, b""):
+        where = Locator(there)
+        terms = RedirectTerms(
+            key.public, opened.hash, where, approval, until_s, relay, instead, shown
+        )
+        signed = encode_body(terms)
+        if c.HEADER_BYTES + len(encode_body(Redirect(signed, bytes(64), hops))) <= event.size:
+            signature = key.sign(SIGNATURE_CONTEXT, header.signing + signed)
+            return answer(event, encode(header, Redirect(signed, signature, hops)))
+    refusal = Refusal(Code.ROUTE_TOO_LONG, "no room in an answer to say where to go instead")
+    return refuse(key, "", event, opened.hash, refusal)
 
 
 def read_redirect(event: MessageReceived, message: Redirect) -> RedirectTerms | DropReason:
