@@ -18,6 +18,7 @@ from wayside.core.effects import (
 from wayside.core.errors import DropReason
 from wayside.core.host import Host
 from wayside.core.messages import (
+    Confirm,
     Open,
 )
 from wayside.core.route import TokenBox
@@ -76,3 +77,19 @@ def test_a_restarted_responder_still_knows_a_replay() -> None:
     effects = pair.inject("s", replay.data, replay.source)
     assert [e.reason for e in effects if isinstance(e, Dropped)] == [DropReason.STALE]
     assert snapshot(pair.s) == before
+
+
+def test_a_restarted_responder_is_closed_under_the_key_of_an_accept_that_was_not_confirmed() -> (
+    None
+):
+    """R-5.4.3, R-5.9.3: the CONFIRM of the newest is lost, and so is the agent's memory."""
+    pair = Pair().open()
+    newest = pair.connection("s").keys.seq
+    pair.lose[Confirm] = 100
+    pair.run(41)
+    restart(pair, "s")
+    assert pair.connection("s").keys.offered is not None
+    assert pair.connection("c").keys.seq > newest
+    pair.close("c", "bye")
+    assert pair.ended("s")
+    assert pair.kernel["s"] == {}

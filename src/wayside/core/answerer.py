@@ -142,8 +142,10 @@ class Answerer(Connection):
         if offer is not None and opened.header.seq == offer.seq:
             theirs = offer.wire.destination  # where we are may have changed: R-10.5
             other = opened.source != theirs or boxes(message) != boxes(offer)
-            if opened.hash != offer.hash or other:
+            if opened.hash != offer.hash or other or not self._has_room(offer, message.hops):
                 return self._drop(event, DropReason.STALE)
+            if offer.confirmed:  # what was confirmed stays as it was, for STOP: R-5.8
+                self.offer = offer = replace(offer)
             credit = self._credit(event)
             offer.credit = credit + (offer.credit if event.source == offer.towards else 0)
             offer.towards, offer.hops = event.source, message.hops
@@ -319,6 +321,13 @@ class Answerer(Connection):
         here = attempt.wire.source if attempt and moving else here
         return SendDatagram(datagram, offer.towards, here)
 
+    def _has_room(self, offer: Offer, hops: tuple[Hop, ...]) -> bool:
+        """Whether an ACCEPT that goes back by these hops can still say what it said by others."""
+        if self.state is State.ANSWERING:  # what the application says is not known yet
+            return hops_size(hops) <= hops_size(offer.hops)
+        accept = Accept(self._terms(offer, hops), bytes(64), hops)
+        return c.HEADER_BYTES + len(encode_body(accept)) <= c.DATAGRAM_BYTES_MAX
+
     def _terms(self, offer: Offer, hops: tuple[Hop, ...]) -> bytes:
         """What we agree to when an OPEN came by these hops. Spec: R-5.2."""
         about = self.agreement
@@ -365,9 +374,12 @@ class Answerer(Connection):
 
     def _on_close(self, event: MessageReceived, message: Close, now: float) -> list[Effect]:
         """An initiator that closes at once may do so before its CONFIRM got here. Spec: R-5.9.3."""
-        offer = self.offer
+        offer, saved, words = self.offer, self.keys.offered, message.reason.encode()
+        restored = offer is None and saved is not None and event.header.seq == saved[0]
+        if saved and restored and holds(saved[1], message.mac, event.header.signing, words):
+            self.keys.add(*saved)  # of an ACCEPT from before a restart: R-5.4.3
         if offer is not None and not offer.confirmed and event.header.seq == offer.seq:
-            if not holds(offer.key, message.mac, event.header.signing, message.reason.encode()):
+            if not holds(offer.key, message.mac, event.header.signing, words):
                 return self._drop(event, DropReason.SIGNATURE)
             offer.confirmed = True
             self.keys.add(offer.seq, offer.key)
