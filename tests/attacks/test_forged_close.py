@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from attacks.scene import BOXES, ELSEWHERE, Scene, essence, forged, unmoved
+from attacks.scene import BOXES, ELSEWHERE, Scene, a_strangers_open, essence, forged, unmoved
 from pair import STRANGER, hops_of
+from wayside.core.address import Address
+from wayside.core.effects import SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
 from wayside.core.messages import Close, Hop, Open
@@ -57,6 +59,20 @@ def test_who_saw_the_token_can_shut_the_box_but_ends_no_connection(box: str) -> 
     scene.run(60)
     assert scene.is_up
     assert scene.passage().stage is Stage.LIVE
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_token_that_a_stranger_was_given_for_the_same_cid_takes_no_rule_away(box: str) -> None:
+    """R-5.9.2: who knows the cid asks somebody with a key of their own, and shows that token."""
+    scene = Scene(box).open()
+    stranger = Address.parse("10.1.0.66:4747")
+    data = a_strangers_open(scene, seq=2, source=stranger.with_port(40001))
+    asked = DatagramReceived(data, stranger, scene.server, True, "inside")
+    (sent,) = [one for one in scene.tell("g1", asked) if isinstance(one, SendDatagram)]
+    close = forged(Close, sent.data)
+    event = DatagramReceived(close, stranger, scene.server, True, "inside")
+    unmoved(scene, "g1", event, DropReason.TOKEN)
+    assert scene.is_up
 
 
 def test_a_close_for_nobodys_cid_is_unknown() -> None:

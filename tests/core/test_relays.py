@@ -8,13 +8,23 @@ The firewall g1 lets connections out by way of the relay g2 only.
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from core.test_moves import move
 from natted import both_ends_know_what_packets_show, restart, wires
-from pair import EPOCH_S, STRANGER, Pair, body_of, hops_of, make_host, make_open, reasons
+from pair import (
+    EPOCH_S,
+    STRANGER,
+    Pair,
+    body_of,
+    hops_of,
+    make_host,
+    make_open,
+    message_of,
+    reasons,
+)
 from star import ADDRESSES, Star, make_relay
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.admission import Quota
@@ -32,18 +42,20 @@ from wayside.core.messages import (
     Close,
     Code,
     Confirm,
+    Hop,
     Open,
     OpenTerms,
     Redirect,
     RedirectTerms,
     Reject,
     RejectTerms,
+    padded,
 )
 from wayside.core.passage import Crossing, Stage
 from wayside.core.passages import Passages
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rule import Action, Cid
-from wayside.core.way import Box, Relaying
+from wayside.core.way import Box, Relaying, Role
 from wayside.core.yielding import ANOTHER_ANSWERS
 
 BY_WAY = Policy((PolicyRule("proxy", PolicyAction.REDIRECT, via="p"),), PolicyAction.REJECT)
@@ -340,6 +352,29 @@ def test_a_relay_refuses_what_it_may_not_pass_on(data: bytes, reason: str) -> No
     assert [one.data[4] for one in answers] == [Reject.TYPE]
     terms = decode_body(RejectTerms, body_of(answers[0].data, Reject).signed)
     assert (terms.code, terms.reason) == (Code.POLICY, reason)
+
+
+@pytest.mark.parametrize("there", ["[2600::1]:443", "224.0.1.1:443", "10.2.0.2:443"])
+def test_a_relay_goes_nowhere_because_a_record_that_nobody_signed_says_so(there: str) -> None:
+    """R-8.8, R-7.6: another family's, many hosts', and what is not configured."""
+    header, message = message_of(asked())
+    assert isinstance(message, Open)
+    hop = Hop(bytes(32), Role.NAT, 60, b"", destination=Address.parse(there))
+    effects = at_relay(padded(header, replace(message, hops=(hop,))))
+    (answer,) = [one for one in effects if isinstance(one, SendDatagram)]
+    assert answer.data[4] == Reject.TYPE
+
+
+def test_a_relay_goes_to_no_private_address_by_way_of_a_translator() -> None:
+    """R-8.8, R-2.6: NAT64 and 6to4 lead to the IPv4 address inside."""
+    for text, goes in (
+        ("64:ff9b::5db8:d822", True),
+        ("64:ff9b::a02:2", False),
+        ("2002:a02:2::1", False),
+        ("2600::1", True),
+        ("ff0e::1", False),
+    ):
+        assert Relaying().serves(ip_address(text)) is goes
 
 
 @pytest.mark.parametrize(

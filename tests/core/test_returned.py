@@ -7,14 +7,19 @@ Nobody signs `returned`, so everybody counts: an entry more or less is no ACCEPT
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from attacks.scene import signed_by
 from natted import both_ends_know_what_packets_show
 from pair import Pair, Sent, message_of, reasons
+from wayside.core import constants as c
 from wayside.core.address import Address, Flow
+from wayside.core.codec import decode_body, encode_body
 from wayside.core.effects import Dropped
 from wayside.core.errors import DropReason
-from wayside.core.messages import Accept, encode
+from wayside.core.messages import Accept, AcceptTerms, encode
 
 
 def inwards(nats: tuple[str, ...]) -> Pair:
@@ -86,3 +91,29 @@ def test_an_accept_with_an_address_more_or_less_than_its_hops_is_dropped(
     assert pair.kernel[reader] == {}
     assert not pair.is_up
     assert {name for name, effect in pair.effects if isinstance(effect, Dropped)} == {reader}
+
+
+def test_an_accept_without_room_for_what_a_gate_has_to_add_is_dropped() -> None:
+    """R-7.6, R-5.2.4: signed by a responder that fills a datagram to its last bytes."""
+    pair = inwards(("g2",))
+
+    def fill(sent: Sent, to: str) -> bytes:
+        header, message = message_of(sent.data)
+        if to != "g2" or not isinstance(message, Accept):
+            return sent.data
+        terms = decode_body(AcceptTerms, message.signed)
+        others = tuple(Address.parse(f"[2001:db8::{number}]:4747") for number in range(1, 8))
+        sizes = range(1, 577)
+        made = [replace(terms, alternatives=others, sealed=bytes(size)) for size in sizes]
+        key, room = pair.s.context.key, c.DATAGRAM_BYTES_MAX - len(sent.data) + len(message.signed)
+        fits = [one for one in made if len(encode_body(one)) <= room - 1]
+        filled = signed_by(key, header, Accept, fits[-1], message.hops)
+        assert len(filled) > c.DATAGRAM_BYTES_MAX - 9
+        return filled
+
+    pair.change = fill
+    opened(pair, ("g2",))
+    assert reasons([effect for name, effect in pair.effects if name == "g2"]) == [
+        DropReason.MALFORMED
+    ]
+    assert pair.kernel["g2"] == {}

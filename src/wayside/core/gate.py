@@ -8,6 +8,7 @@ only what both ends have agreed to, each entry for as long as its rules. Spec: R
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from . import constants as c
@@ -224,14 +225,14 @@ class Gate:
                 return [Dropped(DropReason.STALE, event.source)]
             signed = header.signing + message.signed
             verify(terms.from_key, message.signature, SIGNATURE_CONTEXT, signed)
+            data = event.data
+            if crossing.near.destination != crossing.far.destination:
+                returned = (*message.returned, crossing.near.destination)
+                data = encode(header, replace(message, returned=returned))
         except (DecodeError, ValueError):
             return [Dropped(DropReason.MALFORMED, event.source)]
         except BadSignature:
             return [Dropped(DropReason.SIGNATURE, event.source)]
-        data = event.data
-        if crossing.near.destination != crossing.far.destination:
-            returned = (*message.returned, crossing.near.destination)
-            data = encode(header, Accept(message.signed, message.signature, message.hops, returned))
         onward = SendDatagram(data, state.previous, state.here or event.source)
         crossing = crossing.reversed() if header.seq % 2 else crossing
         if self.table.is_lent(header.cid, crossing):
@@ -410,6 +411,8 @@ class Gate:
         passage = self.passages.get(event.header.cid)
         if passage is None or passage.stage is Stage.ENDED:
             return [onward]
+        if passage.parties != state.parties:  # of an OPEN with the same cid, by somebody else
+            return [Dropped(DropReason.TOKEN, event.source)]
         return [*self._end(passage, message.reason or "closed", now), onward]
 
     def _on_stop(self, event: MessageReceived, message: Stop, now: float) -> list[Effect]:

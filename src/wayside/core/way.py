@@ -13,7 +13,7 @@ from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
 
 from . import constants as c
-from .address import IP, Address, Flow
+from .address import IP, Address, Flow, carried_ipv4
 from .approval import check_approval
 from .errors import DropReason
 from .events import MessageReceived
@@ -68,7 +68,9 @@ class Relaying:
 
     def serves(self, ip: IP) -> bool:
         """Whether a connection may be passed on to this address."""
-        return ip.is_global or any(ip in network for network in self.targets)
+        inner = carried_ipv4(ip)  # a NAT64 beyond us would go on to that
+        known = ip.is_global and not ip.is_multicast and (inner is None or inner.is_global)
+        return known or any(ip in network for network in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _way_from_us(
         return Refusal(Code.NO_ROUTE, "this box passes nothing on")
     if not check_approval(cid, terms, box.relay.approvers, unix_s):
         return Refusal(Code.POLICY, "nobody whom this relay trusts has approved it")
-    if not box.relay.serves(there.ip):
+    if there.family != near.family or not box.relay.serves(there.ip):
         return Refusal(Code.POLICY, f"this relay does not go to {there.ip}")
     here, onward = event.destination, there.with_port(c.SIGNALING_PORT)
     return lent_way(event, opened, Way(Role.RELAY, near, here, onward, here), box, table)
