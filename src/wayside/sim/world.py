@@ -33,7 +33,7 @@ from .memory import remembering
 from .mishaps import Mishaps
 from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
 from .nat import Nat
-from .network import Network, Place
+from .network import Network, Node, Place
 from .said import Said
 from .stops import StopCheck, people
 from .survival import endure, survive
@@ -266,10 +266,14 @@ class World:
 
     def _owner(self, ip: int) -> Site | None:
         """Whose address it is; that of a NAT which one host has for itself is the host's."""
+        node = self._behind(ip)
+        return node if isinstance(node, HostBox | GateBox) else None
+
+    def _behind(self, ip: int) -> Node | None:
         node = self.network.owner_of(ip)
         if isinstance(node, Nat) and self.layout.spec.nats:
-            node = self.network.nodes[node.name.removeprefix("nat-")]
-        return node if isinstance(node, HostBox | GateBox) else None
+            return self.network.nodes[node.name.removeprefix("nat-")]
+        return node
 
     def _found_at(self, name: str) -> bytes | None:
         """The key of the rendezvous where a host registers."""
@@ -293,9 +297,8 @@ class World:
         """The addresses of servers that a client with this address must not learn."""
         if not self._hides:
             return []
-        node = self.network.owner_of(int.from_bytes(packed, "big"))
-        clients = self.layout.clients
-        if not any(node is client for client in clients):
+        node = self._behind(int.from_bytes(packed, "big"))
+        if not any(node is client for client in self.layout.clients):
             return []
         names = [server.name for server in self.layout.servers]
         if self.layout.spec.nats:  # and what stands before them alone
