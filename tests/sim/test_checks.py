@@ -55,6 +55,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.nat_that_lends_nothing, "nat-out", NOTHING, "privacy"),
         (broken.rendezvous_that_tells, "hidden-mobile-server", NOTHING, "privacy"),
         (broken.rendezvous_that_tells, "legacy-nats", NOTHING, "privacy"),
+        (broken_agents.agent_that_answers_straight, "hidden-mobile-server", NOTHING, "privacy"),
         (broken.gate_that_stops_for_anybody, "dos-stop", NOTHING, "stops"),
         (broken.gate_that_takes_a_stop_again, "dos-stop", NOTHING, "stops"),
         (broken.gate_whose_filters_stay, "dos-stop", NOTHING, "stops"),

@@ -6,6 +6,7 @@ Like all checkers they go by what was said (said.py), never by what a machine be
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from wayside.core import constants as c
 from wayside.core.address import Address
@@ -16,9 +17,10 @@ from wayside.core.events import DatagramReceived, LocationFound
 from wayside.core.messages import Confirm, Open, OpenTerms, Redirect, RedirectTerms, decode
 from wayside.core.rule import Cid, Rule
 
+from .beliefs import ANSWER_S_MAX
 from .said import Said, sent_by, source_behind
 from .watch import Site, Step, Watcher, gate_of, host_of, speaks
-from .wire import header_of, packet_of
+from .wire import Flag, destination_of, packet_of, sent_from
 
 SETTLED_S = 1.0
 """Between a question to a store and the answer that it gives rise to."""
@@ -204,6 +206,8 @@ class ApprovalCheck(Watcher):
 class PrivacyCheck(Watcher):
     """No address of a NAT's inside appears outside; none of a hidden host where it is hidden from.
 
+    Whoever knows where a hidden host is can have it answer: it answers signaling that comes
+    straight, to where that says it is from, and its kernel refuses packets. Neither is told here.
     `is_inside`: whether an address, packed, is of the inside of a NAT with this name; `hidden`: the
     addresses, packed, that a host with this address, packed, must not learn.
     """
@@ -217,22 +221,35 @@ class PrivacyCheck(Watcher):
     ) -> None:
         self._is_inside = is_inside
         self._hidden = hidden
+        self._asked: dict[tuple[str, bytes], float] = {}
+
+    def on_step(self, step: Step) -> None:
+        """Who was asked straight, and in whose name."""
+        event = step.event
+        if isinstance(event, DatagramReceived) and gate_of(step.machine) is None:
+            self._asked[step.site.name, event.source.ip.packed] = step.now
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
-        """A box that may rewrite sends a packet."""
-        gate = gate_of(site.machine)
-        header = header_of(raw)
-        if gate is None or header is None:
-            return
-        size = 4 if raw[0] >> 4 == 4 else 16
-        start = 12 if size == 4 else 8
-        ends = (raw[start : start + size], raw[start + size : start + 2 * size])
-        outwards = outwards and gate.context.box.nat is not None
-        if outwards and any(self._is_inside(site.name, end) for end in ends):
+        """A box sends a packet: one that may rewrite, or a host, which may be hidden itself."""
+        source, to = sent_from(raw), destination_of(raw)
+        gate = gate_of(site.machine) if outwards else None
+        translates = gate is not None and gate.context.box.nat is not None
+        if translates and any(self._is_inside(site.name, end) for end in (source, to)):
             self.fail(f"{site.name} lets out a packet with an address of its inside")
-        for address in self._hidden(ends[1]):
-            if ends[0] == address or _tells(raw, address):
+        hidden = self._hidden(to)
+        if hidden and source in hidden and self._answers(site, raw, to, now):
+            return
+        for address in hidden:
+            if source == address or _tells(raw, address):
                 self.fail(f"{site.name} shows where a hidden host is")
+
+    def _answers(self, site: Site, raw: bytes, to: bytes, now: float) -> bool:
+        """Whether a host only answers what came straight to it, in the name of who is there."""
+        packet = packet_of(raw)
+        if packet is None or packet.tcp_flags & Flag.RST:
+            return gate_of(site.machine) is None  # ICMP, or what its kernel says of its own accord
+        signaling = packet.flow.destination.port == c.SIGNALING_PORT
+        return signaling and now < self._asked.get((site.name, to), -inf) + ANSWER_S_MAX
 
 
 def _tells(raw: bytes, address: bytes) -> bool:

@@ -124,7 +124,7 @@ class Watcher:
         """What a host has sent so was a packet of a further subflow of MPTCP."""
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
-        """A gate or rendezvous sends a packet; `outwards`: by an interface on its outside."""
+        """A box with a machine sends a packet; `outwards`: by an interface on its outside."""
 
     def on_died(self, site: Site, now: float) -> None:
         """An agent was killed."""
@@ -149,6 +149,7 @@ class Watch(Watcher):
     def __init__(self, watchers: Sequence[Watcher]) -> None:
         self._steps = [w.on_step for w in watchers if type(w).on_step is not Watcher.on_step]
         self._ticks = [w.on_tick for w in watchers if type(w).on_tick is not Watcher.on_tick]
+        self._sent = [w.on_sent for w in watchers if type(w).on_sent is not Watcher.on_sent]
         self._watchers = tuple(watchers)
 
     def on_step(self, step: Step) -> None:
@@ -182,9 +183,9 @@ class Watch(Watcher):
             watcher.on_subflow(site, flow, now)
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.on_sent(site, raw, outwards, now)
+        """Tell those who look at packets."""
+        for tell in self._sent:
+            tell(site, raw, outwards, now)
 
     def on_died(self, site: Site, now: float) -> None:
         """Tell all."""
