@@ -11,7 +11,7 @@ from math import inf
 from wayside.core import constants as c
 from wayside.core.address import Address
 from wayside.core.codec import DecodeError, Header, decode_body
-from wayside.core.effects import ChangeRules, KeepLocation
+from wayside.core.effects import ChangeRules, KeepLocation, SendDatagram
 from wayside.core.ends import Responder
 from wayside.core.events import DatagramReceived, LocationFound
 from wayside.core.messages import Confirm, Open, OpenTerms, Redirect, RedirectTerms, decode
@@ -111,7 +111,8 @@ class ProofCheck(Watcher):
 class LocationCheck(Watcher):
     """Nobody is sent where a host did not say that it is, nor to where it was before that.
 
-    The second only while the store keeps what it is given.
+    Nor is an OPEN that a rendezvous passes on itself, to a host that it hides or calls. The second
+    only while the store keeps what it is given.
     """
 
     name = "location"
@@ -128,8 +129,8 @@ class LocationCheck(Watcher):
                 self._keep(step, effect)
         if isinstance(step.event, LocationFound):
             for datagram in sent_by(step.effects):
-                if datagram.data[4] == Redirect.TYPE:
-                    self._sent_on(step, step.event, datagram.data)
+                if datagram.data[4] in (Redirect.TYPE, Open.TYPE):
+                    self._sent_on(step, step.event, datagram)
 
     def _keep(self, step: Step, effect: KeepLocation) -> None:
         header, message = decode(effect.record)
@@ -145,10 +146,11 @@ class LocationCheck(Watcher):
             kept = self._kept.setdefault((effect.key, effect.family), [])
             kept.append((step.now, order, place_of(terms)))
 
-    def _sent_on(self, step: Step, event: LocationFound, data: bytes) -> None:
-        _, message = decode(data)
-        assert isinstance(message, Redirect)
-        there = decode_body(RedirectTerms, message.signed).locator.address
+    def _sent_on(self, step: Step, event: LocationFound, datagram: SendDatagram) -> None:
+        _, message = decode(datagram.data)
+        there = datagram.destination
+        if isinstance(message, Redirect):
+            there = decode_body(RedirectTerms, message.signed).locator.address
         key = event.opened.terms.to_key
         where = f"{step.site.name} sends somebody on to {there}"
         if there not in self._said.places.get(key, {}):
