@@ -44,6 +44,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.host_that_tires, "simple", NOTHING, "liveness"),
         (broken.gate_that_counts_twice, "firewall-out", NOTHING, "leftovers"),
         (broken.gate_that_lets_all_in, "reject", NOTHING, "agreement"),
+        (broken.gate_that_lets_all_in, "firewall-redirect", NOTHING, "agreement"),
         (broken.host_that_offers_what_it_has_not, "reject", NOTHING, "policy"),
         (broken.host_that_mixes_up_peers, "simple", NOTHING, "delivery"),
         (broken.host_that_follows_before_confirm, "mobile-server", MOVED, "proof"),
