@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim import broken, broken_agents
+from sim import broken, broken_agents, broken_trust
 from wayside.sim.faults import Fault, Kind
 from wayside.sim.world import World
 
@@ -20,6 +20,8 @@ DOWN = (Fault(Kind.POWER, 3.0, 3.0, "c1"),)
 MOVED = (Fault(Kind.MOVE, 4.0, 2.0, "s1"), Fault(Kind.MOVE, 6.5, 1.4, "s1"))
 LIED_TO = (Fault(Kind.STORE_LIES, 0.5, 7.4, "r", 0.9),)
 REUSED = (Fault(Kind.REUSE, 0.5, 7.4, "c1-access", 10.0),)
+MISLED = (Fault(Kind.MISLEAD, 0.5, 7.0, "access-core", 1.0),)
+MISLED_BEHIND = (Fault(Kind.MISLEAD, 0.5, 7.0, "g1-core", 1.0),)
 CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
 
 
@@ -37,6 +39,13 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_that_believes_anybody, "firewall-in", READ, "authentication"),
         (broken.gate_that_remembers_opens, "firewall-out", NOTHING, "authentication"),
         (broken.responder_without_credit, "simple", SPOOFED, "amplification"),
+        (broken_trust.initiator_that_follows_anybody, "simple", MISLED, "amplification"),
+        (
+            broken_trust.initiator_that_follows_anybody,
+            "firewall-out",
+            MISLED_BEHIND,
+            "amplification",
+        ),
         (broken.responder_that_counts_ports_wrong, "simple", NOTHING, "tuples"),
         (broken.initiator_that_ignores_hops, "firewall-in", LYING, "tuples"),
         (broken.initiator_that_waits_for_ever, "simple", CUT, "requests"),

@@ -31,6 +31,7 @@ from wayside.core.messages import (
     Redirect,
     RedirectTerms,
     Reject,
+    RejectTerms,
     decode,
 )
 from wayside.core.rule import Cid
@@ -226,6 +227,9 @@ class Said(Watcher):
     def _refused(self, step: Step, message: Message) -> None:
         if not isinstance(message, Reject | Redirect):
             return
+        kind = RejectTerms if isinstance(message, Reject) else RedirectTerms
+        if decode_body(kind, message.signed).from_key != step.site.key:
+            return  # passed on, and perhaps forged
         self.signed.add(message.signed)
         asked = self._asked_in(step)
         if isinstance(message, Redirect) and asked is not None:
