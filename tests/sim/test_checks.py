@@ -32,6 +32,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_with_a_wide_pinhole, "firewall-in", NOTHING, "agreement"),
         (broken.gate_that_is_deaf_to_close, "firewall-out", NOTHING, "agreement"),
         (broken.gate_that_never_waits_for_confirm, "firewall-in", NOTHING, "lifetime"),
+        (broken.gate_that_never_waits_for_confirm, "legacy", NOTHING, "lifetime"),
         (broken.gate_without_lifetimes, "firewall-out", NOTHING, "lifetime"),
         (broken.kernel_that_never_expires, "firewall-out", DOWN, "lifetime"),
         (broken.host_that_keeps_its_rules, "simple", NOTHING, "lifetime"),

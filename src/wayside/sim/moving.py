@@ -19,7 +19,7 @@ from wayside.core.rule import Cid, Rule
 
 from .beliefs import ANSWER_S_MAX
 from .said import Said, sent_by, source_behind
-from .watch import Site, Step, Watcher, gate_of, host_of, speaks
+from .watch import Site, Step, Watcher, gate_of, host_of
 from .wire import Flag, destination_of, packet_of, sent_from
 
 SETTLED_S = 1.0
@@ -59,7 +59,7 @@ class ProofCheck(Watcher):
         self._note_open(step)
         for effect in step.effects:
             for rule in effect.put if isinstance(effect, ChangeRules) else ():
-                if speaks(step.machine, rule.owner) is None:
+                if gate_of(step.machine) is not None:
                     self._check_gate(step, rule, confirm)
                 elif rule.rewrite is not None:
                     self._check_end(step, rule)
