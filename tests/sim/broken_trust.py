@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from wayside.core.codec import decode_body
-from wayside.core.effects import Effect
+from wayside.core.effects import ChangeRules, Effect
 from wayside.core.ends import Initiator
+from wayside.core.gate import Gate
 from wayside.core.messages import Redirect, RedirectTerms
+from wayside.core.passage import Stage
 
 
 def initiator_that_follows_anybody(patch: pytest.MonkeyPatch) -> None:
@@ -22,3 +24,20 @@ def initiator_that_follows_anybody(patch: pytest.MonkeyPatch) -> None:
         return real(self, event, message, now)
 
     patch.setattr(Initiator, "_on_redirect", trusting)
+
+
+def gate_that_takes_one_confirm_for_all(patch: pytest.MonkeyPatch) -> None:
+    """What one initiator has shown makes the rules of all others last, too."""
+    real: Any = Gate._on_confirm
+
+    def for_all(self: Gate, event: Any, message: Any, now: float) -> list[Effect]:
+        effects: list[Effect] = real(self, event, message, now)
+        if not any(isinstance(effect, ChangeRules) for effect in effects):
+            return effects
+        pending = [one for one in self.passages.values() if one.stage is Stage.PENDING]
+        for one in pending:
+            one.enter(Stage.LIVE)
+            effects.append(ChangeRules(one.cid, one.rules(self.context.lifetime_s)))
+        return effects
+
+    patch.setattr(Gate, "_on_confirm", for_all)

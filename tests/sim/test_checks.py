@@ -59,6 +59,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.host_that_mixes_up_peers, "simple", NOTHING, "delivery"),
         (broken.host_that_follows_before_confirm, "mobile-server", MOVED, "proof"),
         (broken.gate_that_takes_any_confirm, "firewall-in", READ_AND_LOST, "proof"),
+        (broken_trust.gate_that_takes_one_confirm_for_all, "firewall-in", READ_AND_LOST, "proof"),
         (broken.rendezvous_that_believes_its_store, "nat-in", LIED_TO, "location"),
         (broken.rendezvous_that_believes_its_store, "hidden-mobile-server", LIED_TO, "location"),
         (broken.rendezvous_that_loses_count, "nat-in", NOTHING, "location"),

@@ -41,7 +41,7 @@ class ProofCheck(Watcher):
     """A move takes effect only after the new address has proved itself.
 
     An end that was asked sends to where the OPEN came from only after the asker's own CONFIRM has
-    come; a gate's rules last only from a CONFIRM on whose proof the asker made.
+    come; a gate's rules last only from a CONFIRM on whose proof the asker made, for that OPEN.
     """
 
     name = "proof"
@@ -104,8 +104,18 @@ class ProofCheck(Watcher):
         if not lasting or confirm is None or rule.owner not in self._said.asked:
             return
         header, message = confirm
-        if header.cid == rule.owner and message.proof not in self._said.shown.proofs:
-            self.fail(f"{step.site.name} keeps {rule.match} for a CONFIRM that nobody made")
+        keeps = f"{step.site.name} keeps {rule.match}"
+        if (header.cid, header.seq, message.proof) not in self._said.shown.proofs:
+            self.fail(f"{keeps} for a CONFIRM that nobody made")
+        if header.cid != rule.owner and not self._follows(header.cid, rule.owner):
+            self.fail(f"{keeps} for the CONFIRM of another connection")
+
+    def _follows(self, registration: Cid, other: Cid) -> bool:
+        """Whether a connection of a hidden host goes with its registration. Spec: R-10.5."""
+        asked, there = (self._said.asked.get(cid) for cid in (registration, other))
+        if asked is None or there is None or asked.terms.service != c.LOCATION_SERVICE:
+            return False
+        return asked.terms.from_key in (there.terms.from_key, there.terms.to_key)
 
 
 class LocationCheck(Watcher):

@@ -109,13 +109,13 @@ class _Flows:
 class Shown:
     """Who has shown that it has the key of an ACCEPT, which went to where it is.
 
-    `proofs`: what CONFIRMs show to gates; `places`, by cid and seq: from where whoever believed
-    that ACCEPT sends, as its peer sees it; `vouched`, by the terms of an OPEN: which ACCEPT's key
-    is in its MAC.
+    `proofs`, with cid and seq: what CONFIRMs show to gates; `places`, by cid and seq: from where
+    whoever believed that ACCEPT sends, as its peer sees it; `vouched`, by the terms of an OPEN:
+    which ACCEPT's key is in its MAC.
     """
 
     confirms: set[tuple[Cid, bytes]] = field(default_factory=set[tuple[Cid, bytes]])
-    proofs: set[bytes] = field(default_factory=set[bytes])
+    proofs: set[tuple[Cid, int, bytes]] = field(default_factory=set[tuple[Cid, int, bytes]])
     places: dict[tuple[Cid, int], Address] = field(default_factory=dict[tuple[Cid, int], Address])
     vouched: dict[bytes, tuple[Cid, int]] = field(default_factory=dict[bytes, tuple[Cid, int]])
 
@@ -215,7 +215,7 @@ class Said(Watcher):
                 self._said_accept(step, header, message, datagram.source)
             case Confirm():
                 self.shown.confirms.add((header.cid, message.mac))
-                self.shown.proofs.add(message.proof)
+                self.shown.proofs.add((header.cid, header.seq, message.proof))
                 self._said_confirm(step, header, message, datagram.source)
             case Close():
                 self.closes.add(datagram.data)
