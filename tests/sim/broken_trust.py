@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from wayside.core import approval, host
+from wayside.core.approval import Approval
 from wayside.core.codec import decode_body
 from wayside.core.effects import ChangeRules, Effect
 from wayside.core.ends import Initiator
@@ -41,3 +43,29 @@ def gate_that_takes_one_confirm_for_all(patch: pytest.MonkeyPatch) -> None:
         return effects
 
     patch.setattr(Gate, "_on_confirm", for_all)
+
+
+def host_that_approves_itself(patch: pytest.MonkeyPatch) -> None:
+    """R-5.7.4: gives out the approvals itself that it wants of its home."""
+    check, redirect = host.check_approval, host.redirect
+
+    def anybodys(cid: Any, terms: Any, approvers: Any, unix_s: float) -> bool:
+        by = (decode_body(Approval, terms.approval).key,) if terms.approval else ()
+        return check(cid, terms, by, unix_s)
+
+    def back_here(key: Any, event: Any, opened: Any, there: Any, *more: Any) -> Any:
+        return redirect(key, event, opened, event.destination, *more)
+
+    patch.setattr(host, "check_approval", anybodys)
+    patch.setattr(host, "redirect", back_here)
+
+
+def host_that_takes_old_approvals(patch: pytest.MonkeyPatch) -> None:
+    """R-5.7.3: does not look until when they are; and its home's clock is an hour late there."""
+    check = host.check_approval
+
+    def once(cid: Any, terms: Any, approvers: Any, unix_s: float) -> bool:
+        return check(cid, terms, approvers, 0.0)
+
+    patch.setattr(host, "check_approval", once)
+    patch.setattr(approval, "APPROVAL_VALID_S", -3600)

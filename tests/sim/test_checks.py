@@ -65,6 +65,8 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.rendezvous_that_loses_count, "nat-in", NOTHING, "location"),
         (broken.relay_that_needs_no_approval, "firewall-redirect", REUSED, "approval"),
         (broken.host_that_needs_no_approval, "offpath-firewall", REUSED, "approval"),
+        (broken_trust.host_that_approves_itself, "offpath-firewall", NOTHING, "approval"),
+        (broken_trust.host_that_takes_old_approvals, "offpath-firewall", NOTHING, "approval"),
         (broken.nat_that_lends_nothing, "nat-out", NOTHING, "privacy"),
         (broken.rendezvous_that_tells, "hidden-mobile-server", NOTHING, "privacy"),
         (broken.rendezvous_that_tells, "legacy-nats", NOTHING, "privacy"),

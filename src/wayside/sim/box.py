@@ -89,6 +89,11 @@ class Box(Node):
         return self.local.now
 
     @property
+    def unix_s(self) -> float:
+        """This box's own wall clock."""
+        return self.local.epoch_s + self.local.now
+
+    @property
     def key(self) -> bytes:
         """The public key, 32 bytes."""
         return self.signing_key.public

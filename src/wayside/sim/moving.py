@@ -10,6 +10,7 @@ from math import inf
 
 from wayside.core import constants as c
 from wayside.core.address import Address
+from wayside.core.approval import Approval
 from wayside.core.codec import DecodeError, Header, decode_body
 from wayside.core.effects import ChangeRules, KeepLocation, SendDatagram
 from wayside.core.ends import Responder
@@ -18,12 +19,17 @@ from wayside.core.messages import Confirm, Open, OpenTerms, Redirect, RedirectTe
 from wayside.core.rule import Cid, Rule
 
 from .beliefs import ANSWER_S_MAX
+from .clock import EPOCH_S
 from .said import Said, sent_by, source_behind
 from .watch import Site, Step, Watcher, gate_of, host_of
 from .wire import Flag, destination_of, packet_of, sent_from
 
 SETTLED_S = 1.0
 """Between a question to a store and the answer that it gives rise to."""
+
+
+CLOCKS_S = 15.0
+"""So far two boxes' clocks may be apart, and a little more, unless one of them jumps."""
 
 
 def _confirm_in(step: Step) -> tuple[Header, Confirm] | None:
@@ -180,13 +186,16 @@ def place_of(terms: OpenTerms) -> Address:
 
 
 class ApprovalCheck(Watcher):
-    """Who wants approvals passes nobody on, and answers nobody, without one for that connection."""
+    """Who wants approvals passes nobody on, and answers nobody, without one for that connection.
+
+    From one of those whom it asks for them, and not long over.
+    """
 
     name = "approval"
 
     def __init__(self, said: Said) -> None:
         self._said = said
-        self._seen: dict[tuple[str, Cid], None] = {}
+        self._seen: dict[tuple[str, Cid, bytes], None] = {}
 
     def on_step(self, step: Step) -> None:
         """Look at each OPEN that was taken."""
@@ -196,23 +205,31 @@ class ApprovalCheck(Watcher):
         cid = Cid(event.data[16:32])
         host, gate = host_of(step.machine), gate_of(step.machine)
         if host is not None and host.answering.approvers:
-            asked = isinstance(host.connections.get(cid), Responder)
-            if asked and (step.site.name, cid) not in self._seen:
-                self._seen[step.site.name, cid] = None
-                if event.data[15] % 2 == 0:
-                    self._check(step, cid, event.data)
+            answers = host.connections.get(cid)
+            if not isinstance(answers, Responder):
+                return
+            about = (step.site.name, cid, answers.agreement.peer.key)
+            if about not in self._seen:
+                self._check(step, cid, event.data, host.answering.approvers)
+                self._seen[about] = None
         elif gate is not None and gate.context.box.relay and gate.context.box.relay.approvers:
             passed = any(sent.data[4] == Open.TYPE for sent in sent_by(step.effects))
             if passed and cid not in gate.passages:
-                self._check(step, cid, event.data)
+                self._check(step, cid, event.data, gate.context.box.relay.approvers)
 
-    def _check(self, step: Step, cid: Cid, data: bytes) -> None:
+    def _check(self, step: Step, cid: Cid, data: bytes, approvers: tuple[bytes, ...]) -> None:
         _, message = decode(data)
         assert isinstance(message, Open)
         terms = decode_body(OpenTerms, message.signed)
+        takes = f"{step.site.name} takes {cid.hex()[:8]}"
         about = (cid, terms.from_key, terms.to_key, terms.service)
         if self._said.approvals.get(terms.approval) != about:
-            self.fail(f"{step.site.name} takes {cid.hex()[:8]}, which nobody has approved")
+            self.fail(f"{takes}, which nobody has approved")
+        approval = decode_body(Approval, terms.approval)
+        if approval.key not in approvers:
+            self.fail(f"{takes}, which somebody approved whom it does not ask")
+        if approval.until_s + CLOCKS_S < min(EPOCH_S + step.now, step.site.unix_s):
+            self.fail(f"{takes}, whose approval was over before")
 
 
 class PrivacyCheck(Watcher):

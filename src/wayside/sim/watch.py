@@ -76,6 +76,11 @@ class Site(Protocol):
         ...
 
     @property
+    def unix_s(self) -> float:
+        """The box's own wall clock."""
+        ...
+
+    @property
     def key(self) -> bytes:
         """Its public key, 32 bytes."""
         ...
