@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim import broken, broken_agents, broken_trust
+from sim import broken, broken_agents, broken_silence, broken_trust
 from wayside.sim.faults import Fault, Kind
 from wayside.sim.world import World
 
@@ -52,6 +52,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.initiator_that_waits_for_ever, "simple", CUT, "requests"),
         (broken.refusal_without_a_reason, "reject", NOTHING, "requests"),
         (broken.host_that_tires, "simple", NOTHING, "liveness"),
+        (broken_silence.gate_that_says_no_for_one, "reject", NOTHING, "liveness"),
         (broken.gate_that_counts_twice, "firewall-out", NOTHING, "leftovers"),
         (broken.gate_that_lets_all_in, "reject", NOTHING, "agreement"),
         (broken.gate_that_lets_all_in, "firewall-redirect", NOTHING, "agreement"),

@@ -203,8 +203,13 @@ class World:
             return last > self.quiet_at
         if progress.answers:
             raise Violation("policy", f"{wanted} was answered, which nobody allows")
-        refused_at = self.outcomes.refused_at.get((wanted.client, str(wanted.port)), -1.0)
-        return refused_at > self.quiet_at
+        return self._refused_at(client) > self.quiet_at
+
+    def _refused_at(self, client: Client) -> float:
+        """When what an application wants was last refused, by somebody and for a reason."""
+        wanted = client.wanted
+        key = (wanted.client, str(client.peer), str(wanted.port))
+        return self.outcomes.refused_at.get(key, -1.0)
 
     def _close_all(self) -> None:
         """Applications end; what they left behind is closed by a person."""
