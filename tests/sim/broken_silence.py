@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from wayside.core.effects import Effect
+from wayside.core.ends import Responder
 from wayside.core.forwarding import Forwarding
+
+from .broken import nothing
 
 
 def gate_that_says_no_for_one(patch: pytest.MonkeyPatch) -> None:
@@ -20,3 +23,8 @@ def gate_that_says_no_for_one(patch: pytest.MonkeyPatch) -> None:
         return real(self, event, opened, refusal) if first == opened.terms.to_key else []
 
     patch.setattr(Forwarding, "refuse", refuse)
+
+
+def host_that_never_answers(patch: pytest.MonkeyPatch) -> None:
+    """R-5.2: keeps what it has agreed to for itself."""
+    patch.setattr(Responder, "_accept", nothing)

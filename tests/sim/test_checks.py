@@ -53,6 +53,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.refusal_without_a_reason, "reject", NOTHING, "requests"),
         (broken.host_that_tires, "simple", NOTHING, "liveness"),
         (broken_silence.gate_that_says_no_for_one, "reject", NOTHING, "liveness"),
+        (broken_silence.host_that_never_answers, "legacy-nat", NOTHING, "liveness"),
         (broken.gate_that_counts_twice, "firewall-out", NOTHING, "leftovers"),
         (broken.gate_that_lets_all_in, "reject", NOTHING, "agreement"),
         (broken.gate_that_lets_all_in, "firewall-redirect", NOTHING, "agreement"),

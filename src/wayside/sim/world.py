@@ -199,8 +199,7 @@ class World:
         if wanted.expect is Expect.UP:
             return progress.answered_at > self.quiet_at
         if wanted.expect is Expect.EITHER:
-            last = max(progress.answered_at, progress.failed_at, progress.refused_at)
-            return last > self.quiet_at
+            return max(progress.answered_at, self._refused_at(client)) > self.quiet_at
         if progress.answers:
             raise Violation("policy", f"{wanted} was answered, which nobody allows")
         return self._refused_at(client) > self.quiet_at
