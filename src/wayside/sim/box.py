@@ -8,7 +8,6 @@ secret of this boot, and what the agent had stored.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -166,7 +165,6 @@ class Driver:
         self.machine = machine
         self.handle = machine.handle
         """What answers events: the machine, unless somebody lies for it."""
-        self.dropped: Counter[str] = Counter()
         self._turns = Turns(self._run)
         self._box = box
         self._alive = True
@@ -214,7 +212,6 @@ class Driver:
                 case ReadRule():
                     self._read(effect)
                 case Dropped():
-                    self.dropped[effect.reason.value] += 1
                     self._note_report(effect)
                 case _:
                     self._note_report(effect)

@@ -3,7 +3,10 @@
 It reads the datagrams that machines send out, before any network or adversary touches them. So
 whether an end agreed to a flow is known here from its own mouth; and from the OPENs and ACCEPTs
 that a box passes on, what a flow looks like on either side of it. A box that rewrites agrees to
-both, like the ends. Nothing here looks into a machine, a token or a kernel.
+both, like the ends. Of a machine only little is asked: whether it speaks for itself or rewrites,
+and what no message says: which key is in an OPEN's MAC, an end's wire flow (where it takes its own
+address, or whom it hears, to be), and what it has learnt of a NAT before it. Nothing here looks
+into a token or a kernel.
 """
 
 from __future__ import annotations

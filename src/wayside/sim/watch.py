@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wayside.core.address import Address, Flow
+from wayside.core.address import Flow
 from wayside.core.effects import Effect
 from wayside.core.events import Event
 from wayside.core.gate import Gate
@@ -134,9 +134,6 @@ class Watcher:
     def on_died(self, site: Site, now: float) -> None:
         """An agent was killed."""
 
-    def on_moved(self, site: Site, address: Address, now: float) -> None:
-        """A box has a new address (port 0)."""
-
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
         """Some time has passed."""
 
@@ -196,11 +193,6 @@ class Watch(Watcher):
         """Tell all."""
         for watcher in self._watchers:
             watcher.on_died(site, now)
-
-    def on_moved(self, site: Site, address: Address, now: float) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.on_moved(site, address, now)
 
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
         """Tell those who look from time to time."""
