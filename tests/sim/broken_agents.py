@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from sim.broken import none, nothing
-from wayside.core.address import Flow, Transport
-from wayside.core.effects import ReportRefused
-from wayside.core.events import CloseRequested, OpenRequested
+from wayside.core.address import Address, Flow, Transport
+from wayside.core.codec import decode_body
+from wayside.core.effects import ReportRefused, SendDatagram
+from wayside.core.events import CloseRequested, DatagramReceived, OpenRequested
+from wayside.core.messages import Accept, Open, OpenTerms, decode
 from wayside.kernel import multipaths, subflows
 from wayside.kernel.mptcp import Happened, MptcpEvent
 from wayside.kernel.multipaths import Multipaths, ToDo
 from wayside.kernel.packets import Packet
 from wayside.kernel.plan import Remove
 from wayside.kernel.subflows import Branch, Multipath
+from wayside.sim.box import Driver
 from wayside.sim.kernel import Kernel
 
 
@@ -113,3 +116,26 @@ def agent_that_looks_again_at_once(patch: pytest.MonkeyPatch) -> None:
         return max(now, min(found)) if found else None
 
     patch.setattr(Multipath, "due_after", due_after)
+
+
+def agent_that_answers_straight(patch: pytest.MonkeyPatch) -> None:
+    """R-10.5: gives who asks its answer also by the way that no relay is on."""
+    receive, send = Driver.receive, Driver._send
+    asked: dict[bytes, Address] = {}
+
+    def receiving(self: Driver, event: DatagramReceived) -> None:
+        if event.data[4] == Open.TYPE:
+            _, message = decode(event.data)
+            assert isinstance(message, Open)
+            source = decode_body(OpenTerms, message.signed).source
+            asked[event.data[16:32]] = source.with_port(event.source.port)
+        receive(self, event)
+
+    def sending(self: Driver, effect: SendDatagram) -> None:
+        send(self, effect)
+        there = asked.get(effect.data[16:32])
+        if effect.data[4] == Accept.TYPE and there is not None and self._box.role == "host":
+            send(self, replace(effect, destination=there))
+
+    patch.setattr(Driver, "receive", receiving)
+    patch.setattr(Driver, "_send", sending)

@@ -24,3 +24,11 @@ def test_connections_leave_links_that_died_without_a_sign(first: int) -> None:
     results = [World("multihoming", seed).run() for seed in range(first, first + 10)]
     assert [one.why for one in results if not one.ok] == []
     assert sum(one.answers for one in results) > 0
+
+
+@pytest.mark.parametrize("first", [1, 11])
+def test_all_that_is_promised_holds_in_turmoil(first: int) -> None:
+    """NATs, moves, a rendezvous: with many faults, attackers, and all checkers."""
+    results = [World("turmoil", seed).run() for seed in range(first, first + 10)]
+    assert [one.why for one in results if not one.ok] == []
+    assert sum(one.answers for one in results) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim import broken, broken_agents
+from sim import broken, broken_agents, broken_silence, broken_trust
 from wayside.sim.faults import Fault, Kind
 from wayside.sim.world import World
 
@@ -20,6 +20,8 @@ DOWN = (Fault(Kind.POWER, 3.0, 3.0, "c1"),)
 MOVED = (Fault(Kind.MOVE, 4.0, 2.0, "s1"), Fault(Kind.MOVE, 6.5, 1.4, "s1"))
 LIED_TO = (Fault(Kind.STORE_LIES, 0.5, 7.4, "r", 0.9),)
 REUSED = (Fault(Kind.REUSE, 0.5, 7.4, "c1-access", 10.0),)
+MISLED = (Fault(Kind.MISLEAD, 0.5, 7.0, "access-core", 1.0),)
+MISLED_BEHIND = (Fault(Kind.MISLEAD, 0.5, 7.0, "g1-core", 1.0),)
 CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
 
 
@@ -30,6 +32,7 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_with_a_wide_pinhole, "firewall-in", NOTHING, "agreement"),
         (broken.gate_that_is_deaf_to_close, "firewall-out", NOTHING, "agreement"),
         (broken.gate_that_never_waits_for_confirm, "firewall-in", NOTHING, "lifetime"),
+        (broken.gate_that_never_waits_for_confirm, "legacy", NOTHING, "lifetime"),
         (broken.gate_without_lifetimes, "firewall-out", NOTHING, "lifetime"),
         (broken.kernel_that_never_expires, "firewall-out", DOWN, "lifetime"),
         (broken.host_that_keeps_its_rules, "simple", NOTHING, "lifetime"),
@@ -37,23 +40,39 @@ CUT = (Fault(Kind.PARTITION, 0.5, 7.4, "core-s1", 0.0),)
         (broken.gate_that_believes_anybody, "firewall-in", READ, "authentication"),
         (broken.gate_that_remembers_opens, "firewall-out", NOTHING, "authentication"),
         (broken.responder_without_credit, "simple", SPOOFED, "amplification"),
+        (broken_trust.initiator_that_follows_anybody, "simple", MISLED, "amplification"),
+        (
+            broken_trust.initiator_that_follows_anybody,
+            "firewall-out",
+            MISLED_BEHIND,
+            "amplification",
+        ),
         (broken.responder_that_counts_ports_wrong, "simple", NOTHING, "tuples"),
         (broken.initiator_that_ignores_hops, "firewall-in", LYING, "tuples"),
         (broken.initiator_that_waits_for_ever, "simple", CUT, "requests"),
         (broken.refusal_without_a_reason, "reject", NOTHING, "requests"),
         (broken.host_that_tires, "simple", NOTHING, "liveness"),
+        (broken_silence.gate_that_says_no_for_one, "reject", NOTHING, "liveness"),
+        (broken_silence.host_that_never_answers, "legacy-nat", NOTHING, "liveness"),
         (broken.gate_that_counts_twice, "firewall-out", NOTHING, "leftovers"),
         (broken.gate_that_lets_all_in, "reject", NOTHING, "agreement"),
+        (broken.gate_that_lets_all_in, "firewall-redirect", NOTHING, "agreement"),
         (broken.host_that_offers_what_it_has_not, "reject", NOTHING, "policy"),
         (broken.host_that_mixes_up_peers, "simple", NOTHING, "delivery"),
         (broken.host_that_follows_before_confirm, "mobile-server", MOVED, "proof"),
         (broken.gate_that_takes_any_confirm, "firewall-in", READ_AND_LOST, "proof"),
+        (broken_trust.gate_that_takes_one_confirm_for_all, "firewall-in", READ_AND_LOST, "proof"),
         (broken.rendezvous_that_believes_its_store, "nat-in", LIED_TO, "location"),
+        (broken.rendezvous_that_believes_its_store, "hidden-mobile-server", LIED_TO, "location"),
         (broken.rendezvous_that_loses_count, "nat-in", NOTHING, "location"),
         (broken.relay_that_needs_no_approval, "firewall-redirect", REUSED, "approval"),
         (broken.host_that_needs_no_approval, "offpath-firewall", REUSED, "approval"),
+        (broken_trust.host_that_approves_itself, "offpath-firewall", NOTHING, "approval"),
+        (broken_trust.host_that_takes_old_approvals, "offpath-firewall", NOTHING, "approval"),
         (broken.nat_that_lends_nothing, "nat-out", NOTHING, "privacy"),
         (broken.rendezvous_that_tells, "hidden-mobile-server", NOTHING, "privacy"),
+        (broken.rendezvous_that_tells, "legacy-nats", NOTHING, "privacy"),
+        (broken_agents.agent_that_answers_straight, "hidden-mobile-server", NOTHING, "privacy"),
         (broken.gate_that_stops_for_anybody, "dos-stop", NOTHING, "stops"),
         (broken.gate_that_takes_a_stop_again, "dos-stop", NOTHING, "stops"),
         (broken.gate_whose_filters_stay, "dos-stop", NOTHING, "stops"),

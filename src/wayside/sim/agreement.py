@@ -14,6 +14,7 @@ from wayside.core.events import DatagramReceived
 from wayside.core.gate import Gate
 from wayside.core.messages import Accept, Close, Open
 from wayside.core.policy import Direction, PolicyAction, Request
+from wayside.core.policy import Verdict as Policed
 from wayside.core.rule import Action, Cid
 from wayside.kernel.memory import Verdict
 from wayside.kernel.plan import Change, Put
@@ -33,9 +34,10 @@ class AgreementCheck(Watcher):
     """No data packet passes a gate, or leaves a host by a rule, without a live agreement.
 
     Of both ends, each for the addresses that are its own, in the same connection; and of the gate:
-    its policy, and that nobody has closed the connection before its eyes. Until a CONFIRM has shown
-    at this gate that the initiator is where it says, the responder's agreement has to do: no more
-    is promised of pending rules, which live for 5 seconds.
+    its policy (by way of a relay, where that wants it so), and that nobody has closed the
+    connection before its eyes. Until a CONFIRM has shown at this gate that the initiator is where
+    it says, the responder's agreement has to do: no more is promised of pending rules, which live
+    for 5 seconds.
     """
 
     name = "agreement"
@@ -106,7 +108,7 @@ class AgreementCheck(Watcher):
         if not live:
             self.fail(f"{site.name} lets {flow} through, which was closed before its eyes")
         gate = gate_of(site.machine)
-        if gate is not None and not any(self._allowed(gate, cid) for cid in live):
+        if gate is not None and not any(self._allowed(gate, cid, flow) for cid in live):
             self.fail(f"{site.name} lets {flow} through, which its policy rejects")
 
     def on_changes(self, site: Site, changes: Sequence[Change], now: float) -> None:
@@ -174,23 +176,20 @@ class AgreementCheck(Watcher):
             return self._said.flows.accepts.get((name, flow), {})
         return self._said.consent(name, flow)
 
-    def _allowed(self, gate: Gate, cid: Cid) -> bool:
+    def _allowed(self, gate: Gate, cid: Cid, flow: Flow) -> bool:
+        """Whether the policy of a gate lets a flow through, which may be by way of a relay only."""
         asked = self._said.asked.get(cid)
         if asked is None:
             return True
         terms = asked.terms
+        parties = (terms.from_key, None, terms.to_key, None)
+        about = (*parties, terms.service, terms.transport)
+        verdicts = [gate.context.policy.decide(Request(*about, each)) for each in Direction]
         return any(
-            gate.context.policy.decide(
-                Request(
-                    terms.from_key,
-                    None,
-                    terms.to_key,
-                    None,
-                    terms.service,
-                    terms.transport,
-                    direction,
-                )
-            ).action
-            is not PolicyAction.REJECT
-            for direction in Direction
+            _passes(gate, one, flow) for one in verdicts if one.action is not PolicyAction.REJECT
         )
+
+
+def _passes(gate: Gate, verdict: Policed, flow: Flow) -> bool:
+    relays = [one.ip for one in gate.context.relays.get(verdict.via, ())]
+    return not verdict.via or flow.source.ip in relays or flow.destination.ip in relays

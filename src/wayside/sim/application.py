@@ -15,6 +15,7 @@ from random import Random
 from wayside.core.address import Flow, Transport
 from wayside.core.effects import Effect, ReportClosed, ReportOpened, ReportRefused
 from wayside.core.host import Host
+from wayside.core.identity import PeerIdentity
 from wayside.core.rule import Cid
 from wayside.kernel.packets import Packet
 
@@ -139,6 +140,11 @@ class Client:
     def box(self) -> HostBox:
         """Where it runs."""
         return self._box
+
+    @property
+    def peer(self) -> PeerIdentity:
+        """Whom it wants to talk to."""
+        return self._peer.identity
 
     @property
     def is_open(self) -> bool:

@@ -147,12 +147,15 @@ class LeftoverCheck(Watcher):
 
 
 class OutcomeRecord(Watcher):
-    """Not a check but a record: when whom was said no, with a code, for which service."""
+    """Not a check but a record: when whom was said no, with a code.
+
+    `refused_at`: by the host that asked, whom it asked for, as reports name it, and the service.
+    """
 
     name = "outcomes"
 
     def __init__(self) -> None:
-        self.refused_at: dict[tuple[str, str], float] = {}
+        self.refused_at: dict[tuple[str, str, str], float] = {}
         self.opened = 0
         self.refused = 0
 
@@ -163,7 +166,7 @@ class OutcomeRecord(Watcher):
         if isinstance(effect, ReportRefused):
             self.refused += 1
             if effect.code:
-                self.refused_at[site.name, effect.service] = now
+                self.refused_at[site.name, effect.peer, effect.service] = now
         elif isinstance(effect, ReportOpened) and not effect.refreshed:
             self.opened += 1
 

@@ -8,7 +8,6 @@ secret of this boot, and what the agent had stored.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -89,6 +88,11 @@ class Box(Node):
         return self.local.now
 
     @property
+    def unix_s(self) -> float:
+        """This box's own wall clock."""
+        return self.local.epoch_s + self.local.now
+
+    @property
     def key(self) -> bytes:
         """The public key, 32 bytes."""
         return self.signing_key.public
@@ -161,7 +165,6 @@ class Driver:
         self.machine = machine
         self.handle = machine.handle
         """What answers events: the machine, unless somebody lies for it."""
-        self.dropped: Counter[str] = Counter()
         self._turns = Turns(self._run)
         self._box = box
         self._alive = True
@@ -209,7 +212,6 @@ class Driver:
                 case ReadRule():
                     self._read(effect)
                 case Dropped():
-                    self.dropped[effect.reason.value] += 1
                     self._note_report(effect)
                 case _:
                     self._note_report(effect)

@@ -70,7 +70,7 @@ class LifetimeCheck(Watcher):
         most = gate.context.lifetime_s if confirmed else c.PENDING_S
         for effect in step.effects:
             for rule in effect.put if isinstance(effect, ChangeRules) else ():
-                if speaks(step.machine, rule.owner) is not None or rule.action is Action.DROP:
+                if rule.action is Action.DROP:
                     continue
                 if rule.lifetime_s is None or rule.lifetime_s > most:
                     self.fail(f"{step.site.name} wants {rule.match} for {rule.lifetime_s} s")

@@ -337,6 +337,11 @@ class HostBox(Box):
 
     # --- packets ---
 
+    def transmit(self, raw: bytes) -> int | None:
+        """Send a packet on its way, and let it be seen."""
+        self.watch.on_sent(self, raw, False, self.place.clock.now)
+        return super().transmit(raw)
+
     def receive(self, raw: bytes, interface: Interface) -> None:
         """A packet came in from a link."""
         packet = packet_of(raw)

@@ -3,7 +3,10 @@
 It reads the datagrams that machines send out, before any network or adversary touches them. So
 whether an end agreed to a flow is known here from its own mouth; and from the OPENs and ACCEPTs
 that a box passes on, what a flow looks like on either side of it. A box that rewrites agrees to
-both, like the ends. Nothing here looks into a machine, a token or a kernel.
+both, like the ends. Of a machine only little is asked: whether it speaks for itself or rewrites,
+and what no message says: which key is in an OPEN's MAC, an end's wire flow (where it takes its own
+address, or whom it hears, to be), and what it has learnt of a NAT before it. Nothing here looks
+into a token or a kernel.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from wayside.core.messages import (
     Redirect,
     RedirectTerms,
     Reject,
+    RejectTerms,
     decode,
 )
 from wayside.core.rule import Cid
@@ -108,13 +112,13 @@ class _Flows:
 class Shown:
     """Who has shown that it has the key of an ACCEPT, which went to where it is.
 
-    `proofs`: what CONFIRMs show to gates; `places`, by cid and seq: from where whoever believed
-    that ACCEPT sends, as its peer sees it; `vouched`, by the terms of an OPEN: which ACCEPT's key
-    is in its MAC.
+    `proofs`, with cid and seq: what CONFIRMs show to gates; `places`, by cid and seq: from where
+    whoever believed that ACCEPT sends, as its peer sees it; `vouched`, by the terms of an OPEN:
+    which ACCEPT's key is in its MAC.
     """
 
     confirms: set[tuple[Cid, bytes]] = field(default_factory=set[tuple[Cid, bytes]])
-    proofs: set[bytes] = field(default_factory=set[bytes])
+    proofs: set[tuple[Cid, int, bytes]] = field(default_factory=set[tuple[Cid, int, bytes]])
     places: dict[tuple[Cid, int], Address] = field(default_factory=dict[tuple[Cid, int], Address])
     vouched: dict[bytes, tuple[Cid, int]] = field(default_factory=dict[bytes, tuple[Cid, int]])
 
@@ -214,7 +218,7 @@ class Said(Watcher):
                 self._said_accept(step, header, message, datagram.source)
             case Confirm():
                 self.shown.confirms.add((header.cid, message.mac))
-                self.shown.proofs.add(message.proof)
+                self.shown.proofs.add((header.cid, header.seq, message.proof))
                 self._said_confirm(step, header, message, datagram.source)
             case Close():
                 self.closes.add(datagram.data)
@@ -226,6 +230,9 @@ class Said(Watcher):
     def _refused(self, step: Step, message: Message) -> None:
         if not isinstance(message, Reject | Redirect):
             return
+        kind = RejectTerms if isinstance(message, Reject) else RedirectTerms
+        if decode_body(kind, message.signed).from_key != step.site.key:
+            return  # passed on, and perhaps forged
         self.signed.add(message.signed)
         asked = self._asked_in(step)
         if isinstance(message, Redirect) and asked is not None:

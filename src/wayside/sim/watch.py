@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wayside.core.address import Address, Flow
+from wayside.core.address import Flow
 from wayside.core.effects import Effect
 from wayside.core.events import Event
 from wayside.core.gate import Gate
@@ -76,6 +76,11 @@ class Site(Protocol):
         ...
 
     @property
+    def unix_s(self) -> float:
+        """The box's own wall clock."""
+        ...
+
+    @property
     def key(self) -> bytes:
         """Its public key, 32 bytes."""
         ...
@@ -124,13 +129,10 @@ class Watcher:
         """What a host has sent so was a packet of a further subflow of MPTCP."""
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
-        """A gate or rendezvous sends a packet; `outwards`: by an interface on its outside."""
+        """A box with a machine sends a packet; `outwards`: by an interface on its outside."""
 
     def on_died(self, site: Site, now: float) -> None:
         """An agent was killed."""
-
-    def on_moved(self, site: Site, address: Address, now: float) -> None:
-        """A box has a new address (port 0)."""
 
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
         """Some time has passed."""
@@ -149,6 +151,7 @@ class Watch(Watcher):
     def __init__(self, watchers: Sequence[Watcher]) -> None:
         self._steps = [w.on_step for w in watchers if type(w).on_step is not Watcher.on_step]
         self._ticks = [w.on_tick for w in watchers if type(w).on_tick is not Watcher.on_tick]
+        self._sent = [w.on_sent for w in watchers if type(w).on_sent is not Watcher.on_sent]
         self._watchers = tuple(watchers)
 
     def on_step(self, step: Step) -> None:
@@ -182,19 +185,14 @@ class Watch(Watcher):
             watcher.on_subflow(site, flow, now)
 
     def on_sent(self, site: Site, raw: bytes, outwards: bool, now: float) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.on_sent(site, raw, outwards, now)
+        """Tell those who look at packets."""
+        for tell in self._sent:
+            tell(site, raw, outwards, now)
 
     def on_died(self, site: Site, now: float) -> None:
         """Tell all."""
         for watcher in self._watchers:
             watcher.on_died(site, now)
-
-    def on_moved(self, site: Site, address: Address, now: float) -> None:
-        """Tell all."""
-        for watcher in self._watchers:
-            watcher.on_moved(site, address, now)
 
     def on_tick(self, sites: Sequence[Site], now: float) -> None:
         """Tell those who look from time to time."""

@@ -33,7 +33,7 @@ from .memory import remembering
 from .mishaps import Mishaps
 from .moving import ApprovalCheck, LocationCheck, PrivacyCheck, ProofCheck
 from .nat import Nat
-from .network import Network, Place
+from .network import Network, Node, Place
 from .said import Said
 from .stops import StopCheck, people
 from .survival import endure, survive
@@ -199,12 +199,16 @@ class World:
         if wanted.expect is Expect.UP:
             return progress.answered_at > self.quiet_at
         if wanted.expect is Expect.EITHER:
-            last = max(progress.answered_at, progress.failed_at, progress.refused_at)
-            return last > self.quiet_at
+            return max(progress.answered_at, self._refused_at(client)) > self.quiet_at
         if progress.answers:
             raise Violation("policy", f"{wanted} was answered, which nobody allows")
-        refused_at = self.outcomes.refused_at.get((wanted.client, str(wanted.port)), -1.0)
-        return refused_at > self.quiet_at
+        return self._refused_at(client) > self.quiet_at
+
+    def _refused_at(self, client: Client) -> float:
+        """When what an application wants was last refused, by somebody and for a reason."""
+        wanted = client.wanted
+        key = (wanted.client, str(client.peer), str(wanted.port))
+        return self.outcomes.refused_at.get(key, -1.0)
 
     def _close_all(self) -> None:
         """Applications end; what they left behind is closed by a person."""
@@ -266,10 +270,14 @@ class World:
 
     def _owner(self, ip: int) -> Site | None:
         """Whose address it is; that of a NAT which one host has for itself is the host's."""
+        node = self._behind(ip)
+        return node if isinstance(node, HostBox | GateBox) else None
+
+    def _behind(self, ip: int) -> Node | None:
         node = self.network.owner_of(ip)
         if isinstance(node, Nat) and self.layout.spec.nats:
-            node = self.network.nodes[node.name.removeprefix("nat-")]
-        return node if isinstance(node, HostBox | GateBox) else None
+            return self.network.nodes[node.name.removeprefix("nat-")]
+        return node
 
     def _found_at(self, name: str) -> bytes | None:
         """The key of the rendezvous where a host registers."""
@@ -293,9 +301,8 @@ class World:
         """The addresses of servers that a client with this address must not learn."""
         if not self._hides:
             return []
-        node = self.network.owner_of(int.from_bytes(packed, "big"))
-        clients = self.layout.clients
-        if not any(node is client for client in clients):
+        node = self._behind(int.from_bytes(packed, "big"))
+        if not any(node is client for client in self.layout.clients):
             return []
         names = [server.name for server in self.layout.servers]
         if self.layout.spec.nats:  # and what stands before them alone

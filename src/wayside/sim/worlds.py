@@ -67,7 +67,7 @@ BACK = "seeds 48, 288, 325: a socket stands still after a move"
 
 
 HIDDEN = "seed 39: a TCP socket breaks by a move"
-STUCK = "until a long run has shown that it is well; 329 with a MOVE and a LIE is not"
+STUCK = "until a long run has shown that it is well"
 LATER = "a world more in the turn would change which world each seed means"
 
 WORLDS: dict[str, Spec] = {
