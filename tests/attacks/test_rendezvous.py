@@ -14,6 +14,7 @@ from wayside.core.codec import decode_body, encode_body
 from wayside.core.effects import SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived, StopRequested
+from wayside.core.identity import key_text
 from wayside.core.messages import (
     MESSAGES,
     Accept,
@@ -29,7 +30,8 @@ from wayside.core.messages import (
     padded,
 )
 from wayside.core.opening import SIGNATURE_CONTEXT
-from wayside.core.policy import Policy, PolicyAction, PolicyRule
+from wayside.core.passage import Stage
+from wayside.core.policy import Pattern, Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous, read_location
 from wayside.core.rule import Cid
 
@@ -187,6 +189,39 @@ def test_a_record_of_the_store_is_believed_for_its_signer_only() -> None:
     assert read_location(record, world.key("s")) is not None
     assert read_location(record, world.key("c")) is None
     assert read_location(record[:-1] + bytes([record[-1] ^ 1]), world.key("s")) is None
+
+
+@pytest.mark.parametrize("pending", [False, True])
+@pytest.mark.parametrize("action", [PolicyAction.ALLOW, PolicyAction.STEER, PolicyAction.REDIRECT])
+def test_an_odd_seq_finds_nobody_whom_an_even_one_may_not_find(
+    action: PolicyAction, pending: bool
+) -> None:
+    """R-5.1.1, R-10.1: the policy is not asked about the connection the other way round.
+
+    `pending`: the cid is that of somebody else's connection, which is being made through here.
+    """
+    world, cid = registered(), Cid(b"\x01" * 16)
+    rendezvous = world.nodes["r"]
+    assert isinstance(rendezvous, Rendezvous)
+    if pending:
+        rendezvous.gate.context.policy = Policy(default=PolicyAction.STEER)
+        world.lose.add(Confirm)
+        assert world.ask("c", "s", "r") == cid
+        assert rendezvous.gate.passages[cid].stage is Stage.PENDING
+    stranger, server = (Pattern.parse(key_text(key)) for key in (STRANGER.public, world.key("s")))
+    via = "p" if action is PolicyAction.REDIRECT else ""
+    rules = (
+        PolicyRule("no", PolicyAction.REJECT, from_=(stranger,), to=(server,)),
+        PolicyRule("yes", action, from_=(server,), to=(stranger,), via=via),
+    )
+    rendezvous.gate.context.policy = Policy(rules, PolicyAction.REJECT)
+    here, there = ELSEWHERE.with_port(40001), world.own["r"].with_port(0)
+    for seq, said in ((1, [Reject] if pending else []), (2, [Reject])):
+        data = make_open(STRANGER, world.key("s"), here, there, cid=cid, seq=seq)
+        event = DatagramReceived(data, ELSEWHERE, world.own["r"], side="outside")
+        assert [MESSAGES[one.data[4]] for one in answers(world, event)] == said
+    refused = [one for one in world.refusals() if one.rule]
+    assert [one.rule for one in refused] == ["no"]
 
 
 def test_a_replay_to_a_restarted_rendezvous_takes_nobody_away() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pair import ALLOW, make_host, snapshot
+from attacks.scene import signed_by
+from pair import ALLOW, STRANGER, make_host, make_open, snapshot
 from star import ADDRESSES, STEER, Star, carried, star
 from wayside.core.address import Address, Transport
 from wayside.core.admission import Budget, FrontDoor, Quota
@@ -15,8 +16,9 @@ from wayside.core.codec import Header, decode_body
 from wayside.core.connection import State
 from wayside.core.crypto import SigningKey
 from wayside.core.effects import Dropped, DropReason, FindLocation, KeepLocation, ReportRefused
-from wayside.core.events import CloseRequested, LocationFound
+from wayside.core.events import CloseRequested, DatagramReceived, LocationFound
 from wayside.core.gate import Gate
+from wayside.core.host import Offered
 from wayside.core.messages import Code, Confirm, Open, OpenTerms, Redirect, decode, encode, padded
 from wayside.core.policy import Policy, PolicyAction, PolicyRule
 from wayside.core.rendezvous import Rendezvous, read_location
@@ -58,6 +60,35 @@ def test_a_host_that_left_is_not_found() -> None:
     world.ask("c", "s", "r")
     (refusal,) = world.refusals()[-1:]
     assert refusal.code == Code.NO_ROUTE
+
+
+def test_a_host_that_leaves_in_the_midst_of_a_move_is_not_found_either() -> None:
+    """R-10.2: the OPEN of its move was heard, and no CONFIRM; its CLOSE ends the location."""
+    world = star()
+    registration = next(iter(world.host("s").connections))
+    world.lose.add(Confirm)
+    world.move("s", "10.9.9.9")
+    world.run(1)
+    world.tell("s", CloseRequested(registration))
+    world.run(1)
+    assert [record for _, record in world.store.values()] == [b""]
+
+
+def test_a_rendezvous_keeps_no_open_but_of_who_registers() -> None:
+    """R-7.6: whoever looks up a name asks, and is gone."""
+    world = star()
+    rendezvous, here = world.nodes["r"], world.own["r"]
+    assert isinstance(rendezvous, Rendezvous)
+    rendezvous.host.answering.services["name"] = Offered(0)
+    kept = dict(rendezvous._asked)
+    source = world.own["c"]
+    terms = {"service": "name", "transport": Transport.NONE, "destination": here.with_port(0)}
+    data = make_open(
+        STRANGER, world.key("r"), source.with_port(0), cid=Cid(b"a question to it"), **terms
+    )
+    world.tell("r", DatagramReceived(data, source, here))
+    assert Cid(b"a question to it") in rendezvous.host.connections
+    assert dict(rendezvous._asked) == kept
 
 
 def test_a_rendezvous_says_no_by_its_policy() -> None:
@@ -312,17 +343,23 @@ def test_a_later_registration_takes_the_place_of_an_earlier_one_and_never_the_ot
 
 
 def test_what_a_store_has_of_somebody_else_sends_nobody_anywhere() -> None:
-    """R-10.3: a record of another key, a spoilt one, and none, are all REJECT 8."""
+    """R-10.3: none, a spoilt record, and one of the other family: all are REJECT 8."""
     world = star()
     (order, record) = next(iter(world.store.values()))
     key = world.key("s"), 4
-    for spoilt in (b"", record[:-1], record[:40] + bytes(1) + record[41:]):
+    header, message = decode(record)
+    assert isinstance(message, Open)
+    terms = decode_body(OpenTerms, message.signed)
+    six = Address.parse("[fd00:7::2]:0")
+    elsewhere = replace(terms, source=six, destination=six)
+    other = signed_by(world.host("s").context.key, header, Open, elsewhere, ())
+    for spoilt in (b"", record[:-1], record[:40] + bytes(1) + record[41:], other):
         world.store[key] = (order, spoilt)
         cid = world.ask("c", "s", "r", cid=len(world.refusals()) + 1)
         assert not is_up(world, cid)
         assert world.refusals()[-1].code == Code.NO_ROUTE
     told = [one for name, one in world.effects if name == "c" and isinstance(one, ReportRefused)]
-    assert len(told) == 3
+    assert len(told) == 4
 
 
 def test_a_location_that_comes_late_changes_nothing_of_a_rendezvous() -> None:

@@ -141,13 +141,17 @@ class Rendezvous:
     def _on_message_received(self, event: MessageReceived, now: float) -> list[Effect]:
         cid, message = event.header.cid, event.message
         passage = self.gate.passages.get(cid)
-        asked_again = isinstance(message, Open) and passage and passage.stage is Stage.PENDING
+        theirs = event.header.seq % 2 == 1  # of a responder that has moved: not for us to find
+        asks = isinstance(message, Open) and not theirs
+        asked_again = asks and passage and passage.stage is Stage.PENDING
         if passage is not None and not asked_again:
             return self.gate.handle(event, now)
         if cid in self.host.connections:
             effects = self._from_host(self.host.handle(event, now))
         elif not isinstance(message, Open):
             return self.gate.handle(event, now)
+        elif theirs:
+            return [Dropped(DropReason.UNKNOWN, event.source)]
         elif has_passed(message, self.gate.context.key.public):
             return [Dropped(DropReason.UNEXPECTED, event.source)]
         else:
@@ -163,10 +167,10 @@ class Rendezvous:
         dropped = any(isinstance(effect, Dropped) for effect in effects)
         if connection is None or offer is None or dropped or not isinstance(message, Open):
             return effects
-        self._remember(event, message, offer)
         about, there = connection.agreement, offer.wire.destination.ip
         if about.service != c.LOCATION_SERVICE:
             return effects
+        self._remember(event, message, offer)
         return await_from(self.gate.table, about.peer.key, there, self._most) + effects
 
     def _check(self, event: MessageReceived, message: Open, now: float) -> CheckedOpen | Effect:
@@ -206,7 +210,7 @@ class Rendezvous:
             return []
         key, seen = connection.agreement.peer.key, connection.agreement.wire.destination
         located = read_location(record, key)
-        if located is None or located.at.ip != seen.ip:
+        if located is None or (lifetime_s and located.at.ip != seen.ip):
             return []  # behind a NAT that it does not know of yet: it will say so in a moment
         self._kept[cid] = None
         effects: list[Effect] = [KeepLocation(key, seen.family, record, located.order, lifetime_s)]
@@ -234,7 +238,7 @@ class Rendezvous:
         if elsewhere:
             return elsewhere
         located = read_location(event.record, opened.terms.to_key)
-        if located is None:
+        if located is None or located.at.family != opened.source.family:
             known = opened.to_name or "that host"
             refusal = Refusal(Code.NO_ROUTE, f"{known} is not registered here at the moment")
             return forwarding.refuse(asked, opened, refusal)
