@@ -82,9 +82,14 @@ def test_a_rendezvous_keeps_no_open_but_of_who_registers() -> None:
     rendezvous.host.answering.services["name"] = Offered(0)
     kept = dict(rendezvous._asked)
     source = world.own["c"]
-    terms = {"service": "name", "transport": Transport.NONE, "destination": here.with_port(0)}
     data = make_open(
-        STRANGER, world.key("r"), source.with_port(0), cid=Cid(b"a question to it"), **terms
+        STRANGER,
+        world.key("r"),
+        source.with_port(0),
+        here.with_port(0),
+        cid=Cid(b"a question to it"),
+        service="name",
+        transport=Transport.NONE,
     )
     world.tell("r", DatagramReceived(data, source, here))
     assert Cid(b"a question to it") in rendezvous.host.connections
