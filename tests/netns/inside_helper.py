@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from netns.data_plane_stage import (
+    ABSENT_S,
     CID,
     LIFETIME_S,
     RUNNER,
     SETUP,
-    SOON_S,
     Stage,
     accept,
     arrives,
     inside,
     listing,
     passes_both_ways,
+    passes_neither_way,
     pinhole,
     rule_of,
     udp_pair,
@@ -91,7 +92,7 @@ def test_the_doctor_finds_who_would_drop_us_and_its_rule_lets_us_through(stage: 
     text = "table ip fw { chain onward { type filter hook forward priority 10; policy drop; }\n}\n"
     node.run("nft", "-f", "-", stdin=text)
     try:
-        assert not passes_both_ways(stage, flow)
+        assert passes_neither_way(stage, flow)
         (found,) = RUNNER.run(stage.gate.helper.diagnose())
         assert found.where == "ip fw onward (hook forward)"
         node.run(*found.rule.split())
@@ -116,7 +117,7 @@ def test_a_killed_helper_leaves_its_rules_and_the_next_one_finds_them(stage: Sta
     assert rule_of(stage.gate, flow).rule == accept(flow, LIFETIME_S)
     assert passes_both_ways(stage, flow)
     stage.gate.apply(*(Remove(rule) for rule in pinhole(flow)))
-    assert not passes_both_ways(stage, flow)
+    assert passes_neither_way(stage, flow)
 
 
 def test_another_setup_keeps_the_rules_that_are_in_force(stage: Stage) -> None:
@@ -228,9 +229,9 @@ def test_the_double_in_memory_gives_the_kernel_s_verdicts(stage: Stage) -> None:
         now += wait_s
         for flow in flows:
             with udp_pair(stage, flow) as (a, b):
-                passed = arrives(a, b, flow.destination, b"a packet")
+                passed = arrives(a, b, flow.destination, b"a packet", ABSENT_S)
             assert passed is (double.verdict(flow).action is Action.ACCEPT), (flow, wait_s)
-            now += 0 if passed else SOON_S
+            now += 0 if passed else ABSENT_S
     for plane in (double.rules(), RUNNER.run(stage.gate.helper.rules())):
         assert {found.rule.match for found in plane} >= {flows[2], flows[3]}
     stage.gate.apply(*(Remove(found.rule) for found in double.rules()))

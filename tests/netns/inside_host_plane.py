@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from netns.data_plane_stage import (
+    ABSENT_S,
     CID,
+    COMES_S,
     DOMAINS,
     FAMILIES,
     OWN,
     PEER,
-    SOON_S,
     TRANSPORTS,
     Stage,
     arrives,
@@ -129,8 +130,10 @@ def test_virtual_addresses_do_not_come_in_from_the_network(stage: Stage, family:
             raw = socket.socket(DOMAINS[family], socket.SOCK_RAW, socket.IPPROTO_RAW)
         with bound(server, Transport.UDP, own) as sock, raw:
             raw.sendto(forged, (str(own.ip), 0))
+            sock.settimeout(ABSENT_S)
             with pytest.raises(TimeoutError):
                 sock.recv(100)
+            sock.settimeout(COMES_S)
             assert inject(stage.server_sockets.tap, forged)
             assert sock.recv(100) == b"forged"
     finally:
@@ -155,7 +158,7 @@ def test_a_first_packet_comes_out_at_the_tap_and_goes_on_when_the_rules_are_in(
             a.connect((str(local.destination.ip), local.destination.port))
         if transport is Transport.UDP:
             a.send(b"first")
-        assert select.select([stage.client_sockets.tap], [], [], 1.0)[0]
+        assert select.select([stage.client_sockets.tap], [], [], COMES_S)[0]
         (raw,) = read_packets(stage.client_sockets.tap)
         packet = parse_packet(raw)
         assert packet
@@ -181,7 +184,7 @@ def test_a_packet_released_without_a_rule_does_not_come_round_again(
     packet = build_udp(local_flow(family, Transport.UDP, 40001, 7001), b"too early")
     sockets = stage.client_sockets
     release(sockets.raw_v4, sockets.raw_v6, packet)
-    assert not select.select([sockets.tap], [], [], SOON_S)[0]
+    assert not select.select([sockets.tap], [], [], ABSENT_S)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -205,12 +208,12 @@ def test_a_refused_application_hears_of_it_at_once(
         if transport is Transport.UDP:
             a.send(b"anyone?")
         began = time.monotonic()
-        assert select.select([stage.client_sockets.tap], [], [], 1.0)[0]
+        assert select.select([stage.client_sockets.tap], [], [], COMES_S)[0]
         answer = build_refusal(read_packets(stage.client_sockets.tap)[0], closed)
         assert answer
         assert inject(stage.client_sockets.tap, answer)
-        select.select([a], [a], [a], 1.0) if transport is Transport.TCP else select.select(
-            [a], [], [], 1.0
+        select.select([a], [a], [a], COMES_S) if transport is Transport.TCP else select.select(
+            [a], [], [], COMES_S
         )
         assert a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == expected
         assert time.monotonic() - began < 0.1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from netns.data_plane_stage import RUNNER, SOON_S, Stage, inside
+from netns.data_plane_stage import COMES_S, RUNNER, Stage, inside
 from wayside.core.address import Address, Flow, Transport
 from wayside.kernel.mptcp import Happened, MptcpEvent, Subflow, read_events
 from wayside.kernel.mptcp_sockets import ListedMptcp, list_sockets
@@ -57,7 +57,7 @@ def talking(node: Node, address: str) -> Generator[socket.socket]:
 def heard(listening: socket.socket, count: int) -> list[MptcpEvent]:
     """What the kernel has said, once it is so much."""
     found: list[MptcpEvent] = []
-    deadline = time.monotonic() + SOON_S
+    deadline = time.monotonic() + COMES_S
     while len(found) < count and time.monotonic() < deadline:
         found += read_events(listening)
         time.sleep(0.01)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from netns.enclosed import said_inside
 from wayside.lab import enclosure, traffic
-from wayside.lab.enclosure import Enclosure
 from wayside.runtime.errors import WaysideError
 
 pytestmark = pytest.mark.netns
 
+LIMIT_S = 120.0
 NAMESPACES = ("user", "mnt", "pid", "net")
 
 INSIDE = """
@@ -50,12 +51,8 @@ with Enclosure(["-c", sys.argv[3], str(out), sys.argv[2]], out / "errors.txt") a
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What inside_lab.py saw, by family."""
     out = tmp_path_factory.mktemp("lab")
-    inside = str(Path(__file__).with_name("inside_lab.py"))
-    with Enclosure([inside, str(out)], out / "errors.txt") as world:
-        assert world.process.stdout
-        said = world.process.stdout.read()
-        assert world.process.wait(60) == 0, (out / "errors.txt").read_text()
-    return json.loads(said)
+    inside = Path(__file__).with_name("inside_lab.py")
+    return json.loads(said_inside([inside, out], out / "errors.txt", LIMIT_S))
 
 
 @pytest.mark.parametrize("family", ["4", "6"])

@@ -8,21 +8,18 @@ from typing import Any
 
 import pytest
 
-from wayside.lab.enclosure import Enclosure
+from netns.enclosed import said_inside
 
 pytestmark = pytest.mark.netns
 
 MOVES = 3
+LIMIT_S = 120.0
 
 
 def moved(out: Path, family: int, how: str, who: str) -> dict[str, Any]:
-    inside = str(Path(__file__).with_name("inside_moves.py"))
-    words = [inside, str(out), str(family), how, who, str(MOVES)]
-    with Enclosure(words, out / "errors.txt") as world:
-        assert world.process.stdout
-        said = world.process.stdout.read()
-        assert world.process.wait(60) == 0, (out / "errors.txt").read_text()
-    return json.loads(said)
+    inside = Path(__file__).with_name("inside_moves.py")
+    words = [inside, out, str(family), how, who, str(MOVES)]
+    return json.loads(said_inside(words, out / "errors.txt", LIMIT_S))
 
 
 @pytest.mark.parametrize("who", ["client", "server"])

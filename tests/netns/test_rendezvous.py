@@ -8,24 +8,21 @@ from typing import Any
 
 import pytest
 
-from wayside.lab.enclosure import Enclosure
+from netns.enclosed import said_inside
 
 pytestmark = pytest.mark.netns
 
 DIRECT = {"4": "10.3.0.1", "6": "fd00:3::1"}
 HIDDEN = {"4": "10.2.0.1", "6": "fd00:2::1"}
+LIMIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What inside_rendezvous.py saw."""
     out = tmp_path_factory.mktemp("rendezvous")
-    inside = str(Path(__file__).with_name("inside_rendezvous.py"))
-    with Enclosure([inside, str(out)], out / "errors.txt") as world:
-        assert world.process.stdout
-        said = world.process.stdout.read()
-        assert world.process.wait(60) == 0, (out / "errors.txt").read_text()
-    return json.loads(said)
+    inside = Path(__file__).with_name("inside_rendezvous.py")
+    return json.loads(said_inside([inside, out], out / "errors.txt", LIMIT_S))
 
 
 def test_an_invitation_lets_one_host_in_as_often_as_it_likes(seen: dict[str, Any]) -> None:

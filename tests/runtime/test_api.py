@@ -150,9 +150,10 @@ def test_a_redirected_connection_goes_to_where_it_was_sent_on(tmp_path: Path) ->
             assert connection.sock.getpeername()[0] == "127.0.0.2"
 
     async def once_there() -> None:
-        while True:  # until the service is offered
-            with contextlib.suppress(wayside.Refused):
-                return await talk()
+        async with asyncio.timeout(20):
+            while True:  # until the service is offered
+                with contextlib.suppress(wayside.Refused):
+                    return await talk()
 
     async def both() -> None:
         async with InProcess.from_config(home, answers=True):
