@@ -242,14 +242,15 @@ async def _listen_by_agent(
 
     status = await ask_async(control, StatusRequest(limit=0), StatusReply)
     server = await _serve(accept, list(status.addresses), port)
-    place = server.sockets[0].getsockname()[1]
-    request = ExposeRequest(service=service, port=place, allow=list(allow))
-    await ask_async(control, request, Reply)
     try:
+        place = server.sockets[0].getsockname()[1]
+        request = ExposeRequest(service=service, port=place, allow=list(allow))
+        await ask_async(control, request, Reply)
         while True:
             yield await queue.get()
     finally:
         server.close()
+        await _hang_up(queue)
         with suppress(AgentNotRunning):
             await ask_async(control, UnexposeRequest(service=service), Reply)
 
@@ -263,6 +264,12 @@ async def _serve(accept: Accept, hosts: list[str] | None, port: int) -> asyncio.
     server.close()
     await server.wait_closed()
     return await asyncio.start_server(accept, hosts, min(places))
+
+
+async def _hang_up(queue: asyncio.Queue[Connection]) -> None:
+    """Who has connected, and is taken by nobody any more, does not wait in vain."""
+    while not queue.empty():
+        await queue.get_nowait().close()
 
 
 async def _listen_in_process(
@@ -284,9 +291,10 @@ async def _listen_in_process(
         await queue.put(Connection(reader, writer, peer, service, rebinds=False, on_close=tell))
 
     server = await _serve(accept, None, port)
-    signaling.expose(service, server.sockets[0].getsockname()[1], allow)
     try:
+        signaling.expose(service, server.sockets[0].getsockname()[1], allow)
         while True:
             yield await queue.get()
     finally:
         server.close()
+        await _hang_up(queue)

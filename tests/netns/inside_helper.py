@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,24 @@ def test_a_killed_helper_leaves_its_rules_and_the_next_one_finds_them(stage: Sta
     assert passes_both_ways(stage, flow)
     stage.gate.apply(*(Remove(rule) for rule in pinhole(flow)))
     assert passes_neither_way(stage, flow)
+
+
+def test_a_second_daemon_finds_the_port_taken_and_leaves_the_first_ones_table_alone(
+    stage: Stage,
+) -> None:
+    """Of another role, or with another configuration: its skeleton would take the other's place."""
+    before = listing(stage.client.node, "inet wayside")
+    with inside(stage.client.node):
+        second = Helper.start()
+    other = replace(SETUP, own_v4="198.18.0.77")
+    try:
+        with pytest.raises(KernelError, match="Address already in use"):
+            RUNNER.run(second.setup_host(other))
+        with pytest.raises(KernelError, match="Address already in use"):  # boxes ask for it first
+            RUNNER.run(second.open_sockets("gate"))
+    finally:
+        second.close()
+    assert listing(stage.client.node, "inet wayside") == before
 
 
 def test_another_setup_keeps_the_rules_that_are_in_force(stage: Stage) -> None:

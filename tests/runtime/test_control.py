@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
+from wayside.kernel.plan import KernelError
 from wayside.runtime import control
 from wayside.runtime.control import ControlServer, ask, ask_async, error_of, refusal
 from wayside.runtime.control_types import (
@@ -32,6 +33,7 @@ from wayside.runtime.control_types import (
     ServiceRecord,
     StatusReply,
     StatusRequest,
+    UnexposeRequest,
     WhyReply,
     WhyRequest,
 )
@@ -48,6 +50,8 @@ async def answer(request: Request) -> Reply:
             raise Refused.by("gate1", 1, rule="no-telnet", reason="not encrypted")
         case ReloadRequest():
             raise ZeroDivisionError
+        case UnexposeRequest():
+            raise KernelError("nftables refused", "look at the ruleset")
         case CloseRequest():
             await asyncio.Event().wait()
         case _:
@@ -339,3 +343,17 @@ def shape(value: object) -> dict[str, object]:
     found = kinds(json.loads(msgspec.json.encode(value)))
     assert isinstance(found, dict)
     return found
+
+
+def test_what_the_kernel_refused_is_told_as_that_with_its_hint(tmp_path: Path) -> None:
+    async def talk(path: Path) -> None:
+        with pytest.raises(WaysideError) as caught:
+            await ask_async(path, UnexposeRequest(service="x"), Reply)
+        told = caught.value
+        assert (told.what, told.hint, told.code) == (
+            "nftables refused",
+            "look at the ruleset",
+            "WS-1002",
+        )
+
+    served(tmp_path, talk)

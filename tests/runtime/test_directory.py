@@ -112,6 +112,20 @@ def test_a_name_is_looked_up_once_and_its_host_is_asked_for_at_the_rendezvous(
     assert peers[0].addresses == (AT,)
 
 
+def test_a_name_that_is_known_does_not_wait_for_what_others_ask(tmp_path: Path) -> None:
+    """The rendezvous may be down: each question then takes its five seconds."""
+    there, _ = found(tmp_path, given())
+
+    async def look() -> Peer:
+        assert there.directory is not None
+        turn = there.directory._turns[HOME.public] = asyncio.Lock()
+        async with turn, asyncio.timeout(5):
+            return await there.directory.find("files.lab")
+
+    assert asyncio.run(look()).identity.key == HOST.public
+    assert there.questions == ["files.lab"]
+
+
 def test_a_name_that_was_looked_up_is_known_to_a_restarted_agent(tmp_path: Path) -> None:
     """R-6.5: an application that has its address connects without asking for the name again."""
     book = Store(tmp_path, "host")

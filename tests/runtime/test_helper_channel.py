@@ -2,14 +2,25 @@ import asyncio
 import os
 import socket
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from wayside.kernel.plan import KernelError
+from wayside.runtime import helper as helper_process
 from wayside.runtime.helper_channel import HelperChannel
-from wayside.runtime.helper_messages import LENGTH, Done, Failed, ListRules, PackedDiagnosis
+from wayside.runtime.helper_client import Helper
+from wayside.runtime.helper_messages import (
+    LENGTH,
+    Done,
+    Failed,
+    HostSetup,
+    ListRules,
+    PackedDiagnosis,
+    RouteBySource,
+)
 
 
 def frame(answer: Done | Failed) -> bytes:
@@ -122,3 +133,35 @@ def test_when_the_helper_is_gone_everyone_hears_it_and_later_ones_at_once() -> N
         channel.close()
 
     played(play())
+
+
+def test_what_lies_where_the_daemon_is_started_is_not_imported_by_its_helper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper has privileges, and `sudo wayside host` may be said in any directory."""
+    (tmp_path / "msgspec.py").write_text("open('imported', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    helper = Helper.start()
+    helper.close()
+    helper._process.wait(20)
+    assert [path.name for path in tmp_path.iterdir()] == ["msgspec.py"]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["fd77::%x\n}; flush ruleset/48", "fd77::%x/48", "::/0", "fd77::/64"]
+)
+def test_a_helper_takes_a_prefix_for_virtual_addresses_only_as_it_is_written(prefix: str) -> None:
+    """Its text becomes nftables'."""
+    HostSetup("198.18.0.1", "fd77::1", "198.18.0.0/15", "fd77::/48")
+    with pytest.raises(ValueError, match="zone"):
+        HostSetup("198.18.0.1", "fd77::1", "198.18.0.0/15", prefix)
+
+
+def test_a_helper_survives_what_it_did_not_foresee(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(5, "no socket for it")
+
+    monkeypatch.setattr(helper_process, "route_by_source", fail)
+    answer, _ = helper_process.Helper().perform(RouteBySource())
+    assert isinstance(answer, Failed)
+    assert "no socket for it" in answer.what

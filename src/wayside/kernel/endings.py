@@ -85,7 +85,9 @@ def is_open(flow: Flow) -> bool:
         except OSError:
             return False
     state_and_timer = answer[_HEADER.size + 1 : _HEADER.size + 3]
-    return bool(parse_endings(answer)) and not _is_over(*state_and_timer)
+    # Where no such socket is there the kernel names the one that listens: it has no other end.
+    ends = [one.destination.port for one in parse_endings(answer)]
+    return any(ends) and not _is_over(*state_and_timer)
 
 
 def _is_over(state: int, timer: int) -> bool:

@@ -53,6 +53,9 @@ RTO_MIN_MS = 10
 V4_PREFIX = IPv4Network(virtual.V4_PREFIX)
 """Virtual IPv4 addresses (RFC 2544's range, private to each host)."""
 
+V6_PREFIX_LENGTH = 48
+"""Of the prefix that virtual IPv6 addresses are in (RFC 4193)."""
+
 ELEMENTS_MAX = 262_144
 """Size of each set: 2 elements a connection; at about 300 bytes each, 80 MB when it is full."""
 

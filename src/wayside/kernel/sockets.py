@@ -46,6 +46,19 @@ def open_host_sockets(port: int) -> dict[str, socket.socket]:
     )
 
 
+def check_port(port: int) -> None:
+    """Raises KernelError where another process signals by this port: the table is that one's."""
+    families = {"signaling_v4": socket.AF_INET, "signaling_v6": socket.AF_INET6}
+    opened = _open_all(
+        {
+            name: lambda family=family: _signaling(family, port, transparent=False)
+            for name, family in families.items()
+        }
+    )
+    for sock in opened.values():
+        sock.close()
+
+
 def open_gate_sockets(port: int) -> dict[str, socket.socket]:
     """A gate's sockets by name, none of them blocking. Raises KernelError."""
     opened = _open_all(

@@ -42,6 +42,7 @@ from wayside.core.messages import Redirect, RedirectTerms, decode
 from wayside.core.rule import Cid
 from wayside.core.virtual import VirtualAddresses
 from wayside.kernel.packets import Packet
+from wayside.kernel.plan import KernelError
 from wayside.kernel.recovery import recover
 
 from .applications import Applications
@@ -258,7 +259,10 @@ class Agent:
             await asyncio.sleep(silence.interval_s(list(self.host.connections.values())))
             connections = list(self.host.connections.values())
             due = silence.due(connections)
-            silence.look(connections, await self.helper.look_up(due) if due else [])
+            try:
+                silence.look(connections, await self.helper.look_up(due) if due else [])
+            except KernelError as error:
+                _log.warning("silence is not watched", why=str(error))
 
     # --- what the machine wants of us ---
 

@@ -136,8 +136,9 @@ class BoxDaemon:
         rewrites = box.nat is not None or box.relay is not None
         hides = self.role == "rendezvous"
         setup = GateSetup(*sides, config.lifetime_s, config.listen, rewrites, hides)
-        await self._helper.setup_gate(setup)
+        # First the port: where another daemon has it, the kernel's table is that one's.
         sockets = await self._helper.open_sockets("gate", config.listen)
+        await self._helper.setup_gate(setup)
         found = self.gate.restore(_left(await self._helper.rules()), time.monotonic())
         if found:
             self.log.write("daemon.recovered", connections=found)

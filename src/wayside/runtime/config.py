@@ -24,6 +24,7 @@ from wayside.core.constants import LIFETIME_MAX_S, LIFETIME_MIN_S, LIFETIME_S, S
 from wayside.core.identity import PeerIdentity, is_name, key_from_text
 from wayside.core.policy import Pattern, checked_service
 from wayside.core.virtual import DEFAULT_V6_PREFIX
+from wayside.kernel.names import V6_PREFIX_LENGTH
 
 from .document import Document, Place
 from .keyfile import read_certificate
@@ -290,6 +291,6 @@ def _service(document: Document, name: str, raw: object) -> Service:
 
 def _virtual_prefix(text: str) -> IPv6Network:
     prefix = IPv6Network(text)
-    if prefix.prefixlen != 48:
-        raise ValueError(f"{text!r} is not a /48")
+    if prefix.prefixlen != V6_PREFIX_LENGTH or "%" in text:
+        raise ValueError(f"{text!r} is not a /{V6_PREFIX_LENGTH}")
     return prefix

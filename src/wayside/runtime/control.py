@@ -21,6 +21,8 @@ from typing import Literal, TypeVar
 import msgspec
 import structlog
 
+from wayside.kernel.plan import KernelError
+
 from .control_types import ErrorRecord, ErrorReply, Reply, Request
 from .errors import AgentNotRunning, NoAnswer, Refused, WaysideError, error_of_code
 
@@ -112,6 +114,8 @@ class ControlServer:
             reply = refusal(WaysideError("not a request", why=str(error), code="WS-2001"))
         except WaysideError as error:
             reply = refusal(error)
+        except KernelError as error:
+            reply = refusal(WaysideError(error.what, hint=error.hint, code="WS-1002"))
         except Exception as error:
             _log.exception("request failed", request=line[:200])
             reply = refusal(WaysideError("the daemon failed", why=repr(error)))

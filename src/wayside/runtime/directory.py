@@ -106,6 +106,9 @@ class Directory:
                 f"no address is known for {name}",
                 hint=f'add [peers."{name}"] with key and addresses to host.toml',
             )
+        peer, until_s = self._known.get(name, (None, 0))
+        if peer is not None and time.time() <= until_s:
+            return peer
         # One question at a time: two hosts have one connection without packets (R-5.1.9).
         async with self._turns.setdefault(rendezvous.key, asyncio.Lock()):
             peer, until_s = self._known.get(name, (None, 0))

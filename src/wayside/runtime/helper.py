@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import traceback
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import assert_never
 
@@ -22,7 +23,7 @@ from wayside.kernel.multihoming import route_by_source
 from wayside.kernel.nft import GATE_MAPS, Role
 from wayside.kernel.plan import KernelError
 from wayside.kernel.skeleton import gate_skeleton, host_skeleton
-from wayside.kernel.sockets import open_gate_sockets, open_host_sockets
+from wayside.kernel.sockets import check_port, open_gate_sockets, open_host_sockets
 
 from .collector import settle
 from .helper_messages import (
@@ -101,8 +102,9 @@ class Helper:
                     assert_never(request)
         except KernelError as error:
             return Failed(error.what, error.hint), {}
-        except (ValueError, KeyError) as error:
-            return Failed(f"not a request: {error}", "this is a bug"), {}
+        except Exception as error:  # whatever it is: without us the daemon could do nothing more
+            traceback.print_exc()
+            return Failed(f"the helper could not: {error!r}", "this is a bug"), {}
         return Done(), {}
 
     @property
@@ -113,6 +115,7 @@ class Helper:
         return self._plane
 
     def _setup_host(self, setup: HostSetup) -> None:
+        check_port(setup.signaling_port)
         own = (IPv4Address(setup.own_v4), IPv6Address(setup.own_v6))
         skeleton = host_skeleton(setup.v6_prefix, setup.signaling_port)
         self.plane.setup(Role(own=frozenset(own)), skeleton)

@@ -121,9 +121,10 @@ class Helper:
     def start(cls) -> Self:
         """Start the helper process; it has the privileges that this process has now."""
         ours, theirs = socket.socketpair()
+        # -P: nothing that lies in the directory of whoever starts us is imported with privilege.
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
-                [sys.executable, "-m", "wayside.runtime.helper", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "wayside.runtime.helper", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

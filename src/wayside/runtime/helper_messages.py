@@ -19,7 +19,7 @@ import msgspec
 from wayside.core.address import Address, Flow, Transport
 from wayside.core.constants import LIFETIME_MAX_S, SIGNALING_PORT
 from wayside.core.rule import Action, Cid, Rule
-from wayside.kernel.names import V4_PREFIX
+from wayside.kernel.names import V4_PREFIX, V6_PREFIX_LENGTH
 from wayside.kernel.plan import Change, InstalledRule, Put, Remove
 
 LENGTH = struct.Struct("!I")
@@ -43,7 +43,10 @@ class HostSetup:
     def __post_init__(self) -> None:
         if self.v4_prefix != str(V4_PREFIX) or IPv4Address(self.own_v4) not in V4_PREFIX:
             raise ValueError(f"virtual IPv4 addresses are in {V4_PREFIX}")
-        if IPv6Address(self.own_v6) not in IPv6Network(self.v6_prefix):
+        network = IPv6Network(self.v6_prefix)
+        if "%" in self.v6_prefix + self.own_v6 or network.prefixlen != V6_PREFIX_LENGTH:
+            raise ValueError(f"{self.v6_prefix!r} is no /{V6_PREFIX_LENGTH} without a zone")
+        if IPv6Address(self.own_v6) not in network:
             raise ValueError(f"{self.own_v6} is not in {self.v6_prefix}")
         _check_port(self.signaling_port)
 
