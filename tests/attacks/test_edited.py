@@ -45,7 +45,7 @@ def test_an_edited_message_is_no_more_than_a_lost_one(
     ("node", "kind"), [("c", Accept), ("s", Confirm), ("c", Close), ("s", Close)]
 )
 def test_an_end_takes_no_edited_answer_whichever_byte_it_is(node: str, kind: type[Message]) -> None:
-    """R-7.6: all bytes, one bit each, before the right one comes; OPEN's are in test_responder."""
+    """R-7.6: all bytes, one bit each, before the right one comes; OPEN: see test_responder."""
     scene = Scene()
     if kind is Close:
         scene.open()

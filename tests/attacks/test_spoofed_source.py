@@ -7,18 +7,27 @@ that is said goes there, and the address that rules are made for must be the sam
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 
-from attacks.scene import BOXES, ELSEWHERE, Scene, a_strangers_open, unharmed
-from pair import STRANGER, Pair, body_of
+from attacks.scene import BOXES, ELSEWHERE, Scene, a_strangers_open, unharmed, unmoved
+from pair import STRANGER, Pair, body_of, message_of
 from wayside.core.address import Address, Flow, Transport
-from wayside.core.codec import decode_body
+from wayside.core.codec import Header, decode_body
+from wayside.core.connection import State, accept_seen, confirm_proof, connection_key
+from wayside.core.crypto import ephemeral_public, mac
 from wayside.core.effects import ChangeRules, Dropped, ReportOpened, SendDatagram
+from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
-from wayside.core.messages import Hop, Open, OpenTerms, Reject
+from wayside.core.messages import Accept, AcceptTerms, Confirm, Hop, Open, OpenTerms, Reject, encode
+from wayside.core.opening import open_hash
 from wayside.core.rule import Cid
 
 VICTIM = Address.parse("10.0.0.2:40001")
+SECRET = bytes(31) + b"\x07"
+"""Whose share is in the OPENs of `make_open`."""
 ATTACKER = Address.parse("10.0.0.66:4747")
 
 HOPS = {
@@ -90,9 +99,22 @@ def test_a_victim_is_told_nothing_that_it_must_act_on(box: str) -> None:
     assert len(scene.all_heard("c")) == len(scene.seen(Dropped, "c")) > 0
 
 
+def confirmed(asked: bytes, accept: Accept, share: bytes) -> bytes:
+    """The CONFIRM of who sent that OPEN, for whom the responder's share is this one."""
+    header, opened = message_of(asked)
+    assert isinstance(opened, Open)
+    key = connection_key(SECRET, share, open_hash(header, opened.signed), share)
+    about, seen = Header(Confirm.TYPE, header.seq, header.cid), accept_seen(accept)
+    proof = confirm_proof(key, header.seq, header.cid)
+    return encode(about, Confirm(seen, mac(key, about.signing, seen), proof, accept.hops))
+
+
 @pytest.mark.parametrize("transport", [Transport.TCP, Transport.UDP])
 def test_only_who_gets_the_accept_can_confirm_it(transport: Transport) -> None:
-    """R-4.3: its key needs the responder's share, which went to the victim's address."""
+    """R-4.3: its key needs the responder's share, which went to the victim's address.
+
+    Who made the OPEN knows all the rest: its own secret, and what the victim could have seen.
+    """
     scene = Scene(transport=transport)
     service = "https" if transport is Transport.TCP else "echo"
     data = a_strangers_open(scene, source=VICTIM, transport=transport, service=service)
@@ -103,6 +125,15 @@ def test_only_who_gets_the_accept_can_confirm_it(transport: Transport) -> None:
     asked = decode_body(OpenTerms, body_of(data, Open).signed)
     assert asked.source == VICTIM
     assert scene.bytes_to(ELSEWHERE) == 0
+    accept = body_of(scene.last(Accept, "s").data, Accept)
+    share = decode_body(AcceptTerms, accept.signed).ephemeral
+    for guessed in (ephemeral_public(SECRET), ephemeral_public(bytes(31) + b"\x05"), share[::-1]):
+        confirm = DatagramReceived(confirmed(data, accept, guessed), ATTACKER, scene.server)
+        unmoved(scene, "s", confirm, DropReason.SIGNATURE)
+        unmoved(scene, "s", replace(confirm, source=scene.client), DropReason.SIGNATURE)
+    who_knows = deepcopy(scene)
+    who_knows.tell("s", replace(confirm, data=confirmed(data, accept, share)))
+    assert who_knows.connection("s").state is State.CONNECTED
     scene.run(4)
     assert scene.connection("s").keys.seq == -1
     scene.run(2)

@@ -14,6 +14,7 @@ from attacks.scene import BOXES, Scene, forged, held_back, signed_by, unmoved
 from pair import STRANGER, body_of, message_of
 from wayside.core.codec import decode_body, encode_body
 from wayside.core.connection import connection_key
+from wayside.core.crypto import ephemeral_public
 from wayside.core.effects import ReportOpened, SendDatagram
 from wayside.core.errors import DropReason
 from wayside.core.events import DatagramReceived
@@ -75,11 +76,20 @@ def test_mallory_cannot_pass_the_responders_words_off_as_his() -> None:
 
 
 def test_the_connections_key_is_of_both_names_and_both_shares() -> None:
-    """R-4.3: it is bound to the hash of the OPEN, which names both keys."""
+    """R-4.3: it is bound to the hash of the OPEN, which names both keys, and to either share."""
     one, other = b"\x01" * 32, b"\x02" * 32
-    share = b"\x09" + bytes(31)
-    keys = {connection_key(b"\x07" * 32, share, asked, share) for asked in (one, other)}
-    assert len(keys) == 2
+    asks, answers, mallory = (bytes(31) + bytes([number]) for number in (7, 8, 9))
+    asked, answered, mallorys = map(ephemeral_public, (asks, answers, mallory))
+    right = connection_key(asks, answered, one, answered)
+    assert connection_key(answers, asked, one, answered) == right
+    wrong = {
+        connection_key(asks, answered, other, answered),
+        connection_key(mallory, answered, one, answered),
+        connection_key(asks, mallorys, one, mallorys),
+        connection_key(asks, answered, one, mallorys),
+        connection_key(asks, mallorys, one, answered),
+    }
+    assert len(wrong - {right}) == 5
     scene = Scene().open()
     c, s = scene.connection("c"), scene.connection("s")
     assert c.keys.by_seq == s.keys.by_seq

@@ -6,14 +6,36 @@ from dataclasses import replace
 
 import pytest
 
-from attacks.scene import BOXES, Scene, a_strangers_open, held_back, signed_by, unharmed, unmoved
+from attacks.scene import (
+    BOXES,
+    ELSEWHERE,
+    Scene,
+    a_strangers_open,
+    held_back,
+    signed_by,
+    unharmed,
+    unmoved,
+)
 from pair import STRANGER, body_of, make_host, message_of
-from wayside.core.codec import decode_body
+from wayside.core.codec import Header, decode_body
+from wayside.core.connection import State
+from wayside.core.crypto import derive, digest, mac
 from wayside.core.effects import ReportOpened
 from wayside.core.errors import DropReason
-from wayside.core.events import DatagramReceived
+from wayside.core.events import DatagramReceived, OpenRequested
 from wayside.core.identity import PeerIdentity
-from wayside.core.messages import Accept, AcceptTerms, Code, Reject, RejectTerms
+from wayside.core.messages import (
+    Accept,
+    AcceptTerms,
+    Close,
+    Code,
+    Open,
+    Reject,
+    RejectTerms,
+    encode,
+)
+from wayside.core.opening import open_hash
+from wayside.core.rule import Cid
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -51,10 +73,44 @@ def test_a_key_that_is_no_key_signs_nothing(node: str, key: bytes) -> None:
 
 
 def test_a_leaked_key_of_one_host_says_nothing_for_another() -> None:
-    """R-5.4.2, R-5.9.3: the client's key is stolen; the server's other connections stay."""
+    """R-5.4.2, R-5.9.3: the client's key is stolen: what is up stays, its own and another's.
+
+    The thief has seen all that was said, but the keys of connections are of ephemeral secrets.
+    """
     scene = Scene().open()
+    another = Cid(b"another one of s")
+    scene.tell("c", beside(scene, another))
+    scene.run(1)
     thief = scene.c.context.key
     data = a_strangers_open(scene, key=thief, seq=2, source=scene.client.with_port(40000))
     event = DatagramReceived(data, scene.client, scene.server)
     unmoved(scene, "s", event, DropReason.STALE)
     unharmed(scene, "g1", replace(event, transit=True, side="inside"))
+    header, opened = message_of(scene.heard("s", Open).data)
+    assert isinstance(opened, Open)
+    accept = body_of(scene.heard("c", Accept).data, Accept)
+    share = decode_body(AcceptTerms, accept.signed).ephemeral
+    asked = open_hash(header, opened.signed)
+    stolen = derive(thief.agree(share), digest(asked, share), b"wayside connection")
+    for cid in (scene.cid, another):
+        about = Header(Close.TYPE, 0, cid)
+        for key in (stolen, thief.seed, scene.s.context.key.public):
+            close = encode(about, Close(mac(key, about.signing, b"bye"), "bye", opened.hops))
+            for source in (scene.client, ELSEWHERE):
+                event = DatagramReceived(close, source, scene.server)
+                unmoved(scene, "s", event, DropReason.SIGNATURE)
+    scene.run(60)
+    for end in (scene.c, scene.s):
+        assert [end.connections[cid].state for cid in (scene.cid, another)] == [
+            State.CONNECTED,
+            State.CONNECTED,
+        ]
+
+
+def beside(scene: Scene, cid: Cid) -> OpenRequested:
+    """What the client's application asks for as well, from another port."""
+    asked = scene.request(cid=cid)
+    wire, local = (
+        replace(flow, source=flow.source.with_port(40002)) for flow in (asked.wire, asked.local)
+    )
+    return replace(asked, wire=wire, local=local)

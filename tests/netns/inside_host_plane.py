@@ -174,7 +174,7 @@ def test_a_first_packet_comes_out_at_the_tap_and_goes_on_when_the_rules_are_in(
             accepted, name = b.accept()
             accepted.close()
             assert name[:2] == (str(PEER[family]), 40000)
-            assert time.monotonic() - began < 0.2, "not by the SYN that TCP repeats after 1 s"
+            assert time.monotonic() - began < 0.8, "not by the SYN that TCP repeats after 1 s"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -216,7 +216,7 @@ def test_a_refused_application_hears_of_it_at_once(
             [a], [], [], COMES_S
         )
         assert a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == expected
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.8, "not by what TCP repeats after 1 s"
 
 
 def test_the_end_of_a_tcp_socket_is_told_with_the_addresses_it_had(stage: Stage) -> None:

@@ -297,12 +297,12 @@ def test_two_rules_whose_packets_would_leave_alike_are_not_both_taken(stage: Sta
     near, far = crossing(stage, "relay", 4, Transport.UDP)
     other = Flow(near.transport, near.source, near.destination.with_port(6002))
     elsewhere = Flow(near.transport, far.source.with_port(51001), far.destination)
-    second = Rule(Cid(b"another owner !!"), other, Action.REWRITE, elsewhere, 0.3)
+    second = Rule(Cid(b"another owner !!"), other, Action.REWRITE, elsewhere, 2.0)
     stage.gate.put(second)
     with pytest.raises(KernelError, match="same 5-tuple"):
         stage.gate.put(*pair(near, far))
     assert rule_of(stage.gate, other)
-    assert wait_until(lambda: rule_of(stage.gate, other) is None)
+    assert wait_until(lambda: rule_of(stage.gate, other) is None, 5.0)
     stage.gate.put(*pair(near, far))
     assert passes(stage, near, far), "the other rule is over, though nobody said so"
     straight = Flow(near.transport, near.source, far.destination)
@@ -323,14 +323,19 @@ def test_a_connection_beside_a_rewritten_one_stays_as_it_is(stage: Stage) -> Non
 def test_a_blocked_flow_is_not_rewritten_and_no_refresh_lifts_the_block(stage: Stage) -> None:
     near, far = crossing(stage, "out", 4, Transport.UDP)
     stage.gate.put(*pair(near, far))
-    stage.gate.put(Rule(CID, near, Action.DROP, lifetime_s=1.4))
+    stage.gate.put(Rule(CID, near, Action.DROP, lifetime_s=4.0))
     assert is_stopped(stage, near, far)
     stage.gate.put(*pair(near, far))
     stage.gate.apply(Remove(pair(near, far)[0]), Put(pair(near, far)[0]))
     assert is_stopped(stage, near, far)
     found = RUNNER.run(stage.gate.helper.look_up([near]))
     assert {one.rule.action for one in found} == {Action.DROP, Action.REWRITE}
-    assert wait_until(lambda: len(RUNNER.run(stage.gate.helper.look_up([near]))) == 1)
+
+    def refreshed_and_free() -> bool:
+        stage.gate.put(*pair(near, far))
+        return len(RUNNER.run(stage.gate.helper.look_up([near]))) == 1
+
+    assert wait_until(refreshed_and_free, 8.0)
     assert passes(stage, near, far), "the block is over, the connection is not"
 
 

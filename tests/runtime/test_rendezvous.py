@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.meeting import HERE, Meeting, QuietHelper, invited, meeting
+from wayside.core import answerer
 from wayside.core.connection import State
 from wayside.core.effects import ReportOpened, SendDatagram
 from wayside.core.identity import Names
@@ -75,6 +76,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return conversation
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ACCEPT waits for the store, however long its thread takes on a busy machine."""
+    monkeypatch.setattr(answerer, "ANSWER_WAIT_S", 20.0)
+
+
 def away(place: Meeting, is_away: bool = True) -> None:
     store = place.daemon.whereabouts.store
     assert isinstance(store, AwayStore)
@@ -111,6 +118,7 @@ def test_of_a_hundred_who_use_one_invitation_exactly_one_gets_in(run: Callable[.
     run(talk)
 
 
+@pytest.mark.usefixtures("patient")
 def test_who_joined_may_ask_again(run: Callable[..., None]) -> None:
     async def talk(place: Meeting) -> None:
         invitation = await invited(place, "files.lab")
@@ -124,6 +132,7 @@ def test_who_joined_may_ask_again(run: Callable[..., None]) -> None:
     run(talk)
 
 
+@pytest.mark.usefixtures("patient")
 def test_nobody_joins_while_the_store_is_away_and_the_invitation_stays_good(
     run: Callable[..., None],
 ) -> None:
@@ -164,6 +173,7 @@ def test_an_answer_that_came_too_late_is_there_when_the_host_asks_again(
     run(talk)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_host_that_registered_is_found_by_key_and_by_name(run: Callable[..., None]) -> None:
     """R-10.4: who asks is sent there, at once."""
 
@@ -246,6 +256,7 @@ def test_what_is_too_much_for_the_store_is_dropped_and_counted(
     run(talk)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_name_is_told_to_those_who_may_find_its_host_for_anything(
     run: Callable[..., None],
 ) -> None:
